@@ -1,0 +1,79 @@
+"""One frame in, one frame out. This folder imports none of the others.
+
+errors      everything raised on purpose, one tree
+frame       Frame: a picture with its planes
+pixels      the only uint8 / uint16 HWC <-> float CHW conversion
+restorer    the contract of a restorer; copy and unsharp, the yardsticks
+compact     the network of the embedded restorer
+checkpoint  safetensors with a JSON header
+registry    load_restorer(name or path)
+color_lock  keep the input's low frequencies
+tiling      overlapping tiles for large pictures
+restore     frames through a restorer: alpha box, matte, strength
+"""
+
+from splatmend.core.checkpoint import (
+    CheckpointHeader,
+    load_checkpoint,
+    read_header,
+    save_checkpoint,
+)
+from splatmend.core.color_lock import LOCK_REACH, lock_colors, low_frequencies
+from splatmend.core.compact import Compact, CompactConfig
+from splatmend.core.errors import (
+    CheckpointError,
+    DamagedInputError,
+    InputError,
+    ModelError,
+    SplatmendError,
+    UnknownModelError,
+    VideoError,
+    VideoInputError,
+    VideoOutputError,
+)
+from splatmend.core.frame import AlphaKind, Frame
+from splatmend.core.pixels import crop_to, from_tensor, pad_to_multiple, to_tensor
+from splatmend.core.registry import available_restorers, load_restorer, pick_device
+from splatmend.core.restore import RestoreOptions, alpha_box, restore_frames, restore_pixels
+from splatmend.core.restorer import Copy, NetworkRestorer, Restorer, UnsharpMask, checked
+from splatmend.core.tiling import Tiled
+
+__all__ = [
+    "LOCK_REACH",
+    "AlphaKind",
+    "CheckpointError",
+    "CheckpointHeader",
+    "Compact",
+    "CompactConfig",
+    "Copy",
+    "DamagedInputError",
+    "Frame",
+    "InputError",
+    "ModelError",
+    "NetworkRestorer",
+    "RestoreOptions",
+    "Restorer",
+    "SplatmendError",
+    "Tiled",
+    "UnknownModelError",
+    "UnsharpMask",
+    "VideoError",
+    "VideoInputError",
+    "VideoOutputError",
+    "alpha_box",
+    "available_restorers",
+    "checked",
+    "crop_to",
+    "from_tensor",
+    "load_checkpoint",
+    "load_restorer",
+    "lock_colors",
+    "low_frequencies",
+    "pad_to_multiple",
+    "pick_device",
+    "read_header",
+    "restore_frames",
+    "restore_pixels",
+    "save_checkpoint",
+    "to_tensor",
+]

@@ -1,0 +1,128 @@
+"""compact: the small restorer that ships inside the package.
+
+A plain convolutional U-Net on pixel-unshuffled input that predicts a residual.
+No attention and no normalisation over the picture: an output pixel depends on
+a bounded neighbourhood only, so tiles and crops change nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from splatmend.core.color_lock import LOCK_REACH, lock_colors
+from splatmend.core.errors import InputError
+
+__all__ = ["Compact", "CompactConfig"]
+
+_UNSHUFFLE = 4
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """Shape of the U-Net; level i works at 1 / (4 * 2**i) of the picture's side."""
+
+    widths: tuple[int, ...] = (48, 80, 160, 256)
+    encoder_blocks: tuple[int, ...] = (1, 1, 2)
+    middle_blocks: int = 2
+    decoder_blocks: tuple[int, ...] = (1, 1, 1)
+    color_lock: bool = True
+    """Whether the residual keeps the input's low frequencies (core/color_lock.py)."""
+
+    def __post_init__(self) -> None:
+        levels = len(self.widths) - 1
+        if levels < 1 or len(self.encoder_blocks) != levels or len(self.decoder_blocks) != levels:
+            raise InputError(
+                f"CompactConfig needs one entry of encoder_blocks and decoder_blocks for each of "
+                f"the {levels} levels above the last width, got {self}"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild from what `to_dict` gave (JSON has lists where we have tuples)."""
+        known: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for a JSON header."""
+        return asdict(self)
+
+
+class _Block(nn.Module):
+    """x + conv(lrelu(conv(x)))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        # a near-identity start keeps an unnormalised stack of blocks trainable
+        with torch.no_grad():
+            self.conv2.weight.mul_(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        change: Tensor = self.conv2(F.leaky_relu(self.conv1(x), 0.1, inplace=True))
+        return x + change
+
+
+def _blocks(width: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(_Block(width) for _ in range(count)))
+
+
+class Compact(nn.Module):
+    """The network: (n, 3, h, w) in [0, 1], sides a multiple of `multiple` -> the residual."""
+
+    def __init__(self, config: CompactConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or CompactConfig()
+        channels = 3 * _UNSHUFFLE**2
+        widths = config.widths
+        steps = list(pairwise(widths))
+        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.encoder = nn.ModuleList(map(_blocks, widths, config.encoder_blocks))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in steps)
+        self.middle = _blocks(widths[-1], config.middle_blocks)
+        self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in steps)
+        self.decoder = nn.ModuleList(map(_blocks, widths, config.decoder_blocks))
+        self.head = nn.Conv2d(widths[0], channels, 3, padding=1)
+        assert self.head.bias is not None
+        # an untrained network returns its input
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def multiple(self) -> int:
+        """Both sides of the input must be divisible by this."""
+        return int(_UNSHUFFLE * 2 ** len(self.down))
+
+    @property
+    def receptive_field(self) -> int:
+        """How many pixels away, at most, an input pixel can change an output pixel."""
+        config, reach = self.config, _UNSHUFFLE * 3  # stem, head, the unshuffled cell itself
+        for level, (before, after) in enumerate(
+            zip(config.encoder_blocks, config.decoder_blocks, strict=True)
+        ):
+            reach += _UNSHUFFLE * 2**level * 2 * (before + after)
+        reach += self.multiple * (2 * config.middle_blocks + 1)
+        return reach + (LOCK_REACH if config.color_lock else 0)
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """The residual of (n, 3, h, w), locked to the input's colours if the config says so."""
+        x = self.stem(F.pixel_unshuffle(rgb, _UNSHUFFLE))  # (n, 48, h/4, w/4)
+        skips = []
+        for blocks, down in zip(self.encoder, self.down, strict=True):
+            x = blocks(x)
+            skips.append(x)
+            x = down(x)
+        x = self.middle(x)
+        for blocks, up, skip in zip(
+            reversed(self.decoder), reversed(self.up), reversed(skips), strict=True
+        ):
+            x = blocks(F.pixel_shuffle(up(x), 2) + skip)
+        residual = F.pixel_shuffle(self.head(x), _UNSHUFFLE)  # (n, 3, h, w)
+        return lock_colors(residual) if self.config.color_lock else residual

@@ -1,0 +1,78 @@
+"""The only place where arrays (h, w, c) become tensors (n, c, h, w) and come back."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from splatmend.core.errors import InputError
+
+__all__ = ["crop_to", "from_tensor", "pad_to_multiple", "to_tensor"]
+
+
+def to_tensor(
+    arrays: Sequence[NDArray[Any]], device: torch.device | str = "cpu"
+) -> Tensor:  # (n, c, h, w) float32
+    """Stack equally sized (h, w, c) or (h, w) arrays; integers are scaled to [0, 1].
+
+    Raises:
+        InputError: no array, unequal sizes, or a dtype other than uint8, uint16, float32.
+    """
+    if not arrays:
+        raise InputError("to_tensor needs at least one array, got none")
+    first = arrays[0]
+    if any(a.shape != first.shape or a.dtype != first.dtype for a in arrays):
+        kinds = sorted({f"{a.shape} {a.dtype}" for a in arrays})
+        raise InputError(f"to_tensor needs arrays of one shape and dtype, got {', '.join(kinds)}")
+    stacked = np.stack(arrays)
+    if stacked.ndim == 3:
+        stacked = stacked[..., None]
+    # torch has few uint16 operations, so 16-bit goes through numpy's own conversion
+    source = stacked if stacked.dtype == np.uint8 else stacked.astype(np.float32)
+    tensor = torch.from_numpy(source).to(device).permute(0, 3, 1, 2).float()
+    return tensor if stacked.dtype == np.float32 else tensor.div_(_scale(stacked.dtype))
+
+
+def from_tensor(tensor: Tensor, dtype: DTypeLike) -> list[NDArray[Any]]:
+    """Split (n, c, h, w) into n arrays (h, w, c); (h, w) where c is 1.
+
+    Integer dtypes are clamped to [0, 1], scaled and rounded to nearest, so that
+    `from_tensor(to_tensor([a]), a.dtype)` gives `a` back exactly.
+    """
+    wanted = np.dtype(dtype)
+    pixels = tensor.detach().float().permute(0, 2, 3, 1)
+    if wanted != np.float32:
+        pixels = pixels.clamp(0, 1).mul(_scale(wanted)).round_()
+    if wanted == np.uint8:
+        pixels = pixels.to(torch.uint8)
+    array = pixels.cpu().contiguous().numpy().astype(wanted, copy=False)
+    return list(array[..., 0] if array.shape[3] == 1 else array)
+
+
+def _scale(dtype: np.dtype[Any]) -> float:
+    if dtype not in (np.uint8, np.uint16, np.float32):
+        raise InputError(f"pixels must be uint8, uint16 or float32, got {dtype}")
+    return 1.0 if dtype == np.float32 else float(np.iinfo(dtype).max)
+
+
+def pad_to_multiple(tensor: Tensor, multiple: int) -> Tensor:
+    """Grow (n, c, h, w) on the right and bottom until `multiple` divides both sides.
+
+    Borders are mirrored where the picture is large enough, else repeated: a
+    network that sees zeros beyond the edge darkens the last rows.
+    """
+    height, width = tensor.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    if not bottom and not right:
+        return tensor
+    mode = "reflect" if bottom < height and right < width else "replicate"
+    return F.pad(tensor, (0, right, 0, bottom), mode=mode)
+
+
+def crop_to(tensor: Tensor, size: tuple[int, int]) -> Tensor:
+    """Undo `pad_to_multiple`: the top left (height, width) of (n, c, h, w)."""
+    return tensor[..., : size[0], : size[1]]

@@ -1,0 +1,122 @@
+"""Frames through a restorer: alpha, strength and the colour lock, in one place for all users."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from splatmend.core.color_lock import lock_colors
+from splatmend.core.errors import InputError
+from splatmend.core.frame import Frame
+from splatmend.core.pixels import from_tensor, to_tensor
+from splatmend.core.restorer import Restorer
+
+__all__ = ["RestoreOptions", "alpha_box", "restore_frames", "restore_pixels"]
+
+_BOX_GRID = 64  # the box moves in steps of this, so that a moving head rarely changes its size
+_BOX_PAD = 32  # context for the network around what is visible
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """How much of a restorer's work is kept."""
+
+    strength: float = 1.0
+    """Share of the residual, 0 (the input) to 1."""
+    color_lock: bool = True
+    """Keep the input's low frequencies, so that colours neither shift nor drift."""
+    matte: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """What frames with alpha are laid on for the network: the ground it was trained on."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise InputError(f"strength must lie in [0, 1], got {self.strength}")
+
+
+def restore_pixels(restorer: Restorer, rgb: Tensor, options: RestoreOptions) -> Tensor:
+    """Restore opaque (n, 3, h, w) in [0, 1] and blend; same shape, dtype and device."""
+    if options.strength == 0:
+        return rgb.clone()
+    residual = restorer(rgb) - rgb
+    if options.color_lock:
+        residual = lock_colors(residual)
+    return (rgb + options.strength * residual).clamp(0, 1)
+
+
+def restore_frames(
+    restorer: Restorer, frames: Sequence[Frame], options: RestoreOptions | None = None
+) -> list[Frame]:
+    """Restore frames of one size as a batch; every plane but colour is passed through.
+
+    Frames with alpha are un-premultiplied, laid on the matte, restored inside the
+    box of what is visible only, and premultiplied again if they came so. Alpha is
+    never changed, and where it is 0 the colour is the input's, bit for bit.
+
+    Raises:
+        InputError: no frame, or frames of several sizes or dtypes.
+    """
+    if not frames:
+        raise InputError("restore_frames needs at least one frame, got none")
+    kinds = {(f.size, f.color.dtype, f.alpha is None, f.alpha_kind) for f in frames}
+    if len(kinds) > 1:
+        raise InputError(
+            f"restore_frames needs frames of one size, dtype and alpha, got {len(kinds)} kinds: "
+            f"call it once for each"
+        )
+    options = options or RestoreOptions()
+    if frames[0].alpha is not None:
+        return [_restore_with_alpha(restorer, frame, options) for frame in frames]
+    rgb = to_tensor([f.color for f in frames], restorer.device)
+    colors = from_tensor(restore_pixels(restorer, rgb, options), frames[0].color.dtype)
+    return [frame.with_color(color) for frame, color in zip(frames, colors, strict=True)]
+
+
+def _restore_with_alpha(restorer: Restorer, frame: Frame, options: RestoreOptions) -> Frame:
+    assert frame.alpha is not None
+    box = alpha_box(frame.alpha)
+    if box is None or options.strength == 0:
+        return frame
+    alpha = to_tensor([frame.alpha[box]], restorer.device)  # (1, 1, h, w)
+    color = to_tensor([frame.color[box]], restorer.device)
+    premultiplied = frame.alpha_kind == "premultiplied"
+    over = color if premultiplied else color * alpha
+    matte = color.new_tensor(options.matte).view(1, 3, 1, 1)
+    shown = (over + matte * (1 - alpha)).clamp(0, 1)
+    residual = restore_pixels(restorer, shown, options) - shown
+    # what the network changed was seen through alpha: the colour behind it moves by as much,
+    # no more, so that a faint rim cannot blow up
+    restored = color + residual * (alpha if premultiplied else 1)
+    limit = alpha if premultiplied else torch.ones_like(alpha)
+    # a renderer's own colour may exceed alpha (glow): never clamp below what came
+    restored = torch.minimum(restored.clamp(min=0), torch.maximum(limit, color))
+    mended = np.where(
+        frame.alpha[box][..., None] == 0, frame.color[box], _one(restored, frame.color.dtype)
+    )
+    whole = frame.color.copy()
+    whole[box] = mended
+    return frame.with_color(whole)
+
+
+def _one(tensor: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+    return from_tensor(tensor, dtype)[0]
+
+
+def alpha_box(alpha: NDArray[Any]) -> tuple[slice, slice] | None:
+    """The padded box around everything visible, snapped to 64 pixels; None if nothing is."""
+    rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
+    if not rows.size:
+        return None
+
+    def side(first: int, last: int, length: int) -> slice:
+        low = (first - _BOX_PAD) // _BOX_GRID * _BOX_GRID
+        high = -(-(last + 1 + _BOX_PAD) // _BOX_GRID) * _BOX_GRID
+        return slice(max(0, low), min(length, high))
+
+    return (
+        side(int(rows[0]), int(rows[-1]), alpha.shape[0]),
+        side(int(columns[0]), int(columns[-1]), alpha.shape[1]),
+    )

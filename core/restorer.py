@@ -1,0 +1,137 @@
+"""The contract that every restorer keeps, and the restorers that ship with the package.
+
+A restorer takes float RGB (n, 3, h, w) in [0, 1], any h and w from 1 up, and
+returns the same shape, dtype and device, in [0, 1]. It pads and crops by itself,
+computes in a precision of its own, reads and writes no random state, and keeps
+nothing between calls: same input, same bytes out.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from splatmend.core.errors import InputError
+from splatmend.core.pixels import crop_to, pad_to_multiple
+
+__all__ = ["Copy", "NetworkRestorer", "Restorer", "UnsharpMask", "checked"]
+
+
+@runtime_checkable
+class Restorer(Protocol):
+    """Maps frames to frames; knows nothing of time, files or alpha."""
+
+    @property
+    def name(self) -> str:
+        """Short name for tables and logs."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it wants its input."""
+        ...
+
+    @property
+    def multiple(self) -> int:
+        """Crops whose corners lie on multiples of this see the same grid as the whole picture."""
+        ...
+
+    @property
+    def reach(self) -> int:
+        """How many pixels away an input pixel can still change an output pixel."""
+        ...
+
+    def __call__(self, rgb: Tensor) -> Tensor:
+        """Restore (n, 3, h, w) in [0, 1]; see the module's contract.
+
+        Raises:
+            InputError: another shape, a dtype that is not floating, or no pixels.
+        """
+        ...
+
+
+def checked(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Refuse what the contract excludes before a restorer's `__call__` sees it."""
+
+    @functools.wraps(call)
+    def wrapper(self: Restorer, rgb: Tensor) -> Tensor:
+        if rgb.ndim != 4 or rgb.shape[1] != 3 or min(rgb.shape) < 1:
+            raise InputError(f"a restorer takes RGB as (n, 3, h, w), got {tuple(rgb.shape)}")
+        if not rgb.is_floating_point():
+            raise InputError(
+                f"a restorer takes floats in [0, 1], got {rgb.dtype}: convert with "
+                f"splatmend.core.to_tensor"
+            )
+        with torch.inference_mode():
+            return call(self, rgb).clamp(0, 1)
+
+    return wrapper
+
+
+@dataclass(frozen=True)
+class NetworkRestorer:
+    """A network that predicts the residual of pictures whose sides `multiple` divides."""
+
+    name: str
+    network: nn.Module
+    device: torch.device
+    dtype: torch.dtype
+    multiple: int
+    reach: int
+
+    @checked
+    def __call__(self, rgb: Tensor) -> Tensor:
+        """Restore; the residual is computed in `dtype`, added in the input's precision."""
+        source = rgb.to(self.device, torch.float32)
+        padded = pad_to_multiple(source, self.multiple)
+        # the layout in which convolutions are fastest on CPUs with vector units and on tensor cores
+        residual = self.network(padded.to(self.dtype, memory_format=torch.channels_last))
+        restored = source + crop_to(residual.float(), (rgb.shape[2], rgb.shape[3]))
+        return restored.to(rgb.device, rgb.dtype).contiguous()
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Returns its input: what everything around a restorer costs and changes."""
+
+    device: torch.device
+    name: str = "copy"
+    multiple: int = 1
+    reach: int = 0
+
+    @checked
+    def __call__(self, rgb: Tensor) -> Tensor:
+        """A copy of `rgb`."""
+        return rgb.clone()
+
+
+@dataclass(frozen=True)
+class UnsharpMask:
+    """x + amount * (x - blur(x)): the yardstick that any learned restorer must beat."""
+
+    device: torch.device
+    amount: float = 1.0
+    sigma: float = 1.5
+    name: str = "unsharp"
+    multiple: int = 1
+
+    @property
+    def reach(self) -> int:
+        """Radius of the blur."""
+        return int(3 * self.sigma + 0.5)
+
+    @checked
+    def __call__(self, rgb: Tensor) -> Tensor:
+        """Sharpen by the difference to a Gaussian blur."""
+        line = torch.arange(-self.reach, self.reach + 1, device=rgb.device, dtype=torch.float32)
+        kernel = torch.exp(-0.5 * (line / self.sigma) ** 2)
+        kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
+        source, pad = rgb.float(), self.reach
+        across = F.conv2d(F.pad(source, (pad, pad, 0, 0), "replicate"), kernel, groups=3)
+        vertical = kernel.transpose(2, 3)
+        blurred = F.conv2d(F.pad(across, (0, 0, pad, pad), "replicate"), vertical, groups=3)
+        return (source + self.amount * (source - blurred)).to(rgb.dtype)

@@ -1,0 +1,102 @@
+"""Pictures too large for memory, restored in overlapping tiles without visible seams."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from splatmend.core.errors import InputError
+from splatmend.core.restorer import Restorer, checked
+
+__all__ = ["Tiled"]
+
+_BLEND = 32  # pixels over which one tile fades into the next
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """A restorer that works through larger pictures tile by tile.
+
+    Each tile is restored with up to `reach` pixels around it that are then thrown away,
+    and neighbours are blended over 32 pixels. Where `reach` fits in the overlap, the
+    result is that of the whole picture. `tile` is the side that goes through
+    the network, overlap included; a picture that fits into one tile is not cut.
+
+    Raises:
+        InputError: a tile smaller than 128 pixels.
+    """
+
+    restorer: Restorer
+    tile: int
+
+    def __post_init__(self) -> None:
+        if self.tile < 128:
+            raise InputError(f"tile must be at least 128 pixels, got {self.tile}")
+
+    @property
+    def name(self) -> str:
+        """The inner restorer's."""
+        return self.restorer.name
+
+    @property
+    def device(self) -> torch.device:
+        """The inner restorer's."""
+        return self.restorer.device
+
+    @property
+    def multiple(self) -> int:
+        """The inner restorer's."""
+        return self.restorer.multiple
+
+    @property
+    def reach(self) -> int:
+        """The inner restorer's."""
+        return self.restorer.reach
+
+    @checked
+    def __call__(self, rgb: Tensor) -> Tensor:
+        """Restore (n, 3, h, w), one tile at a time."""
+        height, width = rgb.shape[-2:]
+        if height <= self.tile and width <= self.tile:
+            return self.restorer(rgb)
+        total = torch.zeros_like(rgb, dtype=torch.float32)
+        weights = total.new_zeros((height, width))
+        for top in self._starts(height):
+            for left in self._starts(width):
+                area = (..., slice(top, top + self.tile), slice(left, left + self.tile))
+                restored = self.restorer(rgb[area].contiguous())
+                rows = self._window(restored.shape[-2], top, height, rgb.device)
+                columns = self._window(restored.shape[-1], left, width, rgb.device)
+                window = rows[:, None] * columns
+                total[area] += restored.float() * window
+                weights[area[1:]] += window
+        return (total / weights).to(rgb.dtype)
+
+    @property
+    def _margin(self) -> int:
+        """Pixels at a tile's inner edges that are not used: a quarter of it at most."""
+        return min(self.reach, self.tile // 4)
+
+    def _starts(self, length: int) -> list[int]:
+        """First pixels of the tiles along one side, on the restorer's own grid."""
+        if length <= self.tile:
+            return [0]
+        step = self.tile - 2 * self._margin - _BLEND
+        step -= step % self.multiple
+        if step < 1:
+            raise InputError(
+                f"tile {self.tile} leaves nothing between its margins of {self._margin} pixels: "
+                f"use a larger --tile"
+            )
+        # a last tile may be shorter than the others, never off the grid
+        return list(range(0, length - self.tile + step, step))
+
+    def _window(self, size: int, start: int, length: int, device: torch.device) -> Tensor:
+        """Weights along one side: 0 in the margin, a ramp, 1; no fading at the picture's edge."""
+        position = torch.arange(size, device=device, dtype=torch.float32) + 0.5
+        window = torch.ones_like(position)
+        if start > 0:
+            window = window * ((position - self._margin) / _BLEND).clamp(0, 1)
+        if start + size < length:
+            window = window * ((size - self._margin - position) / _BLEND).clamp(0, 1)
+        return window
