@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from splatmend.core import CheckpointError
+from splatmend.training.losses import LpipsLoss, gram_distance
+from splatmend.training.metrics import load_lpips, psnr
+
+
+@pytest.fixture
+def alex(backbones: Path) -> LpipsLoss:
+    return load_lpips("alex", backbones)
+
+
+def test_equal_pictures_are_at_distance_zero_others_are_not(alex: LpipsLoss) -> None:
+    a, b = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    assert alex(a, a).abs().amax() == 0
+    assert (alex(a, b) > 1e-4).all()
+    assert alex(a, b).shape == (2,)
+
+
+def test_distance_agrees_with_the_lpips_package(alex: LpipsLoss) -> None:
+    a, b = torch.rand(3, 3, 64, 64), torch.rand(3, 3, 64, 64)
+    theirs = alex.lpips(2 * a - 1, 2 * b - 1).flatten()
+    torch.testing.assert_close(alex(a, b), theirs)
+
+
+def test_backbone_weights_are_those_of_the_file_and_frozen(
+    alex: LpipsLoss, backbones: Path
+) -> None:
+    stored = load_file(backbones / "lpips_alex_features.fp16.safetensors")
+    torch.testing.assert_close(
+        dict(alex.lpips.net.slice3.named_parameters())["6.weight"], stored["6.weight"].float()
+    )
+    assert not any(p.requires_grad for p in alex.parameters())
+    ours = torch.rand(1, 3, 64, 64, requires_grad=True)
+    alex(ours, torch.rand(1, 3, 64, 64)).sum().backward()
+    assert ours.grad is not None
+    assert ours.grad.abs().amax() > 0
+
+
+def test_incomplete_and_missing_backbones_are_refused(backbones: Path, tmp_path: Path) -> None:
+    weights = load_file(backbones / "lpips_alex_features.fp16.safetensors")
+    del weights["6.weight"]
+    broken = tmp_path / "lpips_alex_features.fp16.safetensors"
+    save_file(weights, broken)
+    with pytest.raises(CheckpointError, match=r"lacks 6\.weight"):
+        load_lpips("alex", tmp_path)
+    with pytest.raises(CheckpointError, match=r"no file .*vgg"):
+        load_lpips("vgg", tmp_path)
+    broken.write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="not a safetensors backbone"):
+        load_lpips("alex", tmp_path)
+
+
+def test_gram_compares_samples_one_by_one() -> None:
+    a, b = torch.rand(2, 8, 6, 6), torch.rand(2, 8, 6, 6)
+    together = gram_distance([a], [b])
+    alone = torch.cat([gram_distance([a[i : i + 1]], [b[i : i + 1]]) for i in range(2)])
+    torch.testing.assert_close(together, alone)
+    # where things are does not matter, what texture they are does
+    torch.testing.assert_close(gram_distance([a], [a.flip(3)]), torch.full((2,), 1e-4))
+
+
+def test_psnr_of_a_known_error() -> None:
+    clean = torch.full((1, 3, 4, 4), 0.5)
+    assert psnr(clean + 0.1, clean).item() == pytest.approx(20, abs=1e-3)
+    assert psnr(clean, clean).item() == pytest.approx(60)

@@ -1,0 +1,41 @@
+"""Making restorers: degradations, pairs, losses, the loop, evaluation.
+
+splatting     re-splat a picture with 2-D Gaussians: the heart of the degradation
+degradations  named, seeded steps and the recipe that strings them together
+clips         moving clips made from one picture and its splats
+foreground    heads cut out of portraits
+dataset       portraits split by person; crops named by (seed, step, index)
+losses        L1, LPIPS, Gram
+config, train the run, as a value and as a loop (`splatmend train`)
+pairs, metrics, evaluate  one table on the same pictures (`splatmend evaluate`)
+
+Imports core and temporal, never plugin.
+"""
+
+from splatmend.training.clips import CameraPath, View, look, move, splat_clip
+from splatmend.training.config import LossWeights, TrainConfig
+from splatmend.training.dataset import Portrait, Split, draw_batch, load_portraits
+from splatmend.training.degradations import Recipe, degrade, draw_recipe
+from splatmend.training.splatting import Gaussians, SplatOptions, place, rasterize, resplat
+
+__all__ = [
+    "CameraPath",
+    "Gaussians",
+    "LossWeights",
+    "Portrait",
+    "Recipe",
+    "SplatOptions",
+    "Split",
+    "TrainConfig",
+    "View",
+    "degrade",
+    "draw_batch",
+    "draw_recipe",
+    "load_portraits",
+    "look",
+    "move",
+    "place",
+    "rasterize",
+    "resplat",
+    "splat_clip",
+]

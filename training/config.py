@@ -1,0 +1,66 @@
+"""What a training run is, as one frozen value; every field is an option of `splatmend train`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from splatmend.core.errors import InputError
+
+__all__ = ["LossWeights", "TrainConfig"]
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the loss terms; 0 leaves a term out."""
+
+    l1: float = 2.0
+    lpips_vgg: float = 1.0
+    lpips_alex: float = 0.5
+    gram: float = 0.07
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train a restorer on portraits."""
+
+    faces: tuple[Path, ...]
+    """Folders of aligned portraits (with a manifest.json that splits them by person)."""
+    out: Path = Path("runs/compact")
+    """Where checkpoints, the log and the state for resuming go."""
+    max_steps: int = 6000
+    """The run ends here, whatever else."""
+    batch: int = 4
+    crop: int = 128
+    learning_rate: float = 7e-4
+    warmup_steps: int = 100
+    weight_decay: float = 1e-4
+    max_grad_norm: float = 1.0
+    ema: float = 0.999
+    """Decay of the averaged weights that are validated and saved."""
+    loss: LossWeights = LossWeights()
+    vgg_crops: int = 2
+    """How many of a batch's crops, and of which side, go through VGG a step."""
+    vgg_side: int = 96
+    seed: int = 0
+    validate_every: int = 500
+    save_every: int = 200
+    workers: int = 1
+    """Processes that draw and degrade crops beside the loop; 0 draws in the loop itself."""
+    device: str = "cpu"
+    bf16: bool = False
+    """Autocast the network to bfloat16; pays only where the hardware has it."""
+    lpips_weights: Path | None = None
+    """Folder with lpips_{vgg,alex}_features.fp16.safetensors; without it they are downloaded."""
+    init: Path | None = None
+    """Checkpoint to start from instead of fresh weights."""
+
+    def __post_init__(self) -> None:
+        if self.crop % 32 or self.crop < self.vgg_side:
+            raise InputError(
+                f"crop must be a multiple of 32 and at least vgg_side ({self.vgg_side}), "
+                f"got {self.crop}"
+            )
+        if not 0 < self.warmup_steps < self.max_steps:
+            raise InputError(
+                f"warmup_steps must lie between 0 and max_steps ({self.max_steps}), "
+                f"got {self.warmup_steps}"
+            )

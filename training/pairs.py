@@ -1,0 +1,89 @@
+"""Fixed (degraded, clean) pairs for judging: degraded portraits and real renders."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from splatmend.core.errors import InputError
+from splatmend.core.pixels import to_tensor
+from splatmend.training.dataset import Portrait, load_portraits
+from splatmend.training.degradations import Recipe, degrade, draw_recipe
+
+__all__ = ["PairSource", "folder_pairs", "portrait_pairs", "subject_box"]
+
+PairSource = Callable[[], tuple[Tensor, Tensor]]
+"""Loads one pair (degraded, clean), each (1, 3, h, w) in [0, 1]."""
+
+_EVALUATION_SEED = 20_000
+_PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+
+
+def portrait_pairs(folder: Path) -> list[PairSource]:
+    """The test split of `folder`, each portrait degraded by a fixed recipe of its own."""
+    portraits = load_portraits(folder, "test")
+    return [partial(_degraded, p, _EVALUATION_SEED + i) for i, p in enumerate(portraits)]
+
+
+def _degraded(portrait: Portrait, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    clean = to_tensor([portrait.pixels])
+    recipe = draw_recipe(generator)
+    while recipe == Recipe():  # nothing to mend, and an infinite PSNR to spoil the mean with
+        recipe = draw_recipe(generator)
+    return degrade(clean, recipe, generator), clean
+
+
+def folder_pairs(renders: Path, references: Path) -> list[PairSource]:
+    """Pictures of equal name in two folders, cut to the box around what the reference shows.
+
+    Raises:
+        InputError: no folder, or no name that both have.
+    """
+    for folder in (renders, references):
+        if not folder.is_dir():
+            raise InputError(f"no folder {folder}: pairs are two folders with equal file names")
+    names = sorted(
+        p.name
+        for p in renders.iterdir()
+        if p.suffix.lower() in _PICTURES and (references / p.name).exists()
+    )
+    if not names:
+        raise InputError(f"{renders} and {references} have no picture name in common")
+    return [partial(_read_pair, renders / name, references / name) for name in names]
+
+
+def _read_pair(render: Path, reference: Path) -> tuple[Tensor, Tensor]:
+    ours, clean = _read(render), _read(reference)
+    if ours.shape != clean.shape:
+        raise InputError(f"{render} is {ours.shape}, its reference {clean.shape}: sizes must agree")
+    box = subject_box(clean)
+    return to_tensor([ours[box]]), to_tensor([clean[box]])
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise InputError(f"{path} is not a picture that OpenCV can read")
+    return np.ascontiguousarray(picture[..., ::-1], np.uint8)
+
+
+def subject_box(picture: NDArray[np.uint8]) -> tuple[slice, slice]:
+    """The box around everything that differs from a plain ground, with a rim of 8 pixels.
+
+    The ground is the colour of the top left pixel; a plain ground dilutes every mean.
+    """
+    difference = np.abs(picture.astype(np.int16) - picture[0, 0]).max(2) > 12
+    rows, columns = np.flatnonzero(difference.any(1)), np.flatnonzero(difference.any(0))
+    if not rows.size:
+        return slice(None), slice(None)
+    rim = 8
+    return (
+        slice(max(0, int(rows[0]) - rim), int(rows[-1]) + 1 + rim),
+        slice(max(0, int(columns[0]) - rim), int(columns[-1]) + 1 + rim),
+    )

@@ -1,0 +1,260 @@
+"""`splatmend train`: the loop that makes compact. One screen of steps, exact resume."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from splatmend.core.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
+from splatmend.core.compact import Compact, CompactConfig
+from splatmend.core.errors import InputError
+from splatmend.training.config import TrainConfig
+from splatmend.training.dataset import Portrait, Split, draw_batch, load_portraits
+from splatmend.training.losses import gram_distance
+from splatmend.training.metrics import load_lpips, psnr
+
+__all__ = ["learning_rate_share", "main", "train"]
+
+_VALIDATION_SEED = 10_000  # far from any training seed; the test split is never read here
+
+
+def main(config: TrainConfig | None = None) -> None:
+    """Entry point of `splatmend train`."""
+    train(config or tyro.cli(TrainConfig, description=__doc__))
+
+
+def learning_rate_share(step: int, warmup: int, total: int) -> float:
+    """Linear rise over `warmup` updates, then linear fall to 0 at `total`."""
+    return min((step + 1) / warmup, (total - step) / (total - warmup))
+
+
+def train(config: TrainConfig) -> Path:
+    """Train until `max_steps`, resuming from `out` if it holds a state; returns the checkpoint.
+
+    Every step draws its own pictures from (seed, step), so a resumed run repeats
+    an uninterrupted one exactly.
+    """
+    config.out.mkdir(parents=True, exist_ok=True)
+    portraits = [p for f in config.faces for p in _load(f, "train", config)]
+    validation = [p for f in config.faces if _has_manifest(f) for p in _load(f, "val", config)]
+    state = _State(config)
+    network, optimizer = state.network, state.optimizer
+    losses = _Losses(config)
+    batches = _batches(portraits, config, state.step)
+    bar = tqdm(batches, initial=state.step, total=config.max_steps)
+    started = time.monotonic()
+    for step, batch in enumerate(bar, state.step):
+        share = learning_rate_share(step, config.warmup_steps, config.max_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * share
+        degraded, clean = (t.to(config.device) for t in batch)
+        with torch.autocast(config.device, torch.bfloat16, enabled=config.bf16):
+            restored = degraded + network(degraded)
+        terms = losses(restored.float(), clean, step)
+        loss = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
+        optimizer.step()
+        state.advance(time.monotonic() - started)
+        started = time.monotonic()
+        row = {"step": step, "loss": loss.item(), "norm": norm.item(), "lr_share": share}
+        row |= {name: value.item() for name, value in terms.items()}
+        bar.set_postfix_str(" ".join(f"{k} {v:.3f}" for k, v in row.items() if k != "step"))
+        _log(config.out / "log.jsonl", row)
+        if validation and state.step % config.validate_every == 0:
+            _log(config.out / "validation.jsonl", _validate(state, losses, validation, config))
+        if state.step % config.save_every == 0 or state.step == config.max_steps:
+            state.save()
+    return state.save()
+
+
+class _Steps(Dataset[tuple[Tensor, Tensor]]):
+    """The batches of a run, by step: a worker needs nothing but the number."""
+
+    def __init__(self, portraits: Sequence[Portrait], config: TrainConfig) -> None:
+        self.portraits, self.config = portraits, config
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        config = self.config
+        return draw_batch(
+            self.portraits, seed=config.seed, step=step, batch=config.batch, crop=config.crop
+        )
+
+
+def _batches(
+    portraits: Sequence[Portrait], config: TrainConfig, start: int
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """The batches from step `start` on, in order, whatever the number of workers."""
+    return DataLoader(
+        _Steps(portraits, config),
+        batch_size=None,
+        sampler=range(start, config.max_steps),
+        num_workers=config.workers,
+        # OpenCV's threads do not survive a fork
+        worker_init_fn=lambda _: cv2.setNumThreads(0),
+    )
+
+
+def _has_manifest(folder: Path) -> bool:
+    return (folder / "manifest.json").exists()
+
+
+def _load(folder: Path, split: Split, config: TrainConfig) -> list[Portrait]:
+    with_foreground = split == "train" and _has_manifest(folder)
+    return load_portraits(
+        folder, split, cache=config.out.parent / "foreground", foreground=with_foreground
+    )
+
+
+class _State:
+    """Everything that a resumed run needs: weights, their average, the optimiser, the step."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config, self.step, self.seconds = config, 0, 0.0
+        torch.manual_seed(config.seed)
+        self.network = Compact(CompactConfig())
+        self.network.to(config.device).to(memory_format=torch.channels_last)
+        if config.init is not None:
+            _, weights = load_checkpoint(config.init)
+            self.network.load_state_dict(weights)
+        self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.99),
+        )
+        if self._file.exists():
+            self._resume()
+
+    @property
+    def _file(self) -> Path:
+        return self.config.out / "state.pt"
+
+    def _resume(self) -> None:
+        stored = torch.load(self._file, weights_only=True, map_location=self.config.device)
+        if stored["seed"] != self.config.seed:
+            raise InputError(
+                f"{self._file} was made with seed {stored['seed']}, not {self.config.seed}: "
+                f"use that seed or another --out"
+            )
+        self.step, self.seconds = stored["step"], stored["seconds"]
+        self.network.load_state_dict(stored["network"])
+        self.average = stored["average"]
+        self.optimizer.load_state_dict(stored["optimizer"])
+
+    def advance(self, seconds: float) -> None:
+        """Count a finished update and average its weights."""
+        self.step += 1
+        self.seconds += seconds
+        # a young average would remember the initialisation: let it grow with the run
+        decay = min(self.config.ema, self.step / (self.step + 10))
+        with torch.no_grad():
+            for name, value in self.network.state_dict().items():
+                self.average[name].lerp_(value, 1 - decay)
+
+    def averaged(self) -> Compact:
+        """A copy of the network with the averaged weights."""
+        network = Compact(self.network.config)
+        network.load_state_dict(self.average)
+        return network.to(self.config.device).to(memory_format=torch.channels_last).eval()
+
+    def save(self) -> Path:
+        """Write the state for resuming and the averaged weights as a checkpoint."""
+        unfinished = self._file.with_suffix(".part")
+        torch.save(
+            {
+                "step": self.step,
+                "seconds": self.seconds,
+                "seed": self.config.seed,
+                "network": self.network.state_dict(),
+                "average": self.average,
+                "optimizer": self.optimizer.state_dict(),
+            },
+            unfinished,
+        )
+        unfinished.replace(self._file)
+        path = self.config.out / "compact.safetensors"
+        header = CheckpointHeader(
+            "compact",
+            self.network.config.to_dict(),
+            {"steps": self.step, "seconds": round(self.seconds), "seed": self.config.seed},
+        )
+        save_checkpoint(path, header, self.average, dtype=torch.float16)
+        return path
+
+
+class _Losses:
+    """The weighted terms of one step, by name."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        weights = config.loss
+        folder, device = config.lpips_weights, config.device
+        self.alex = load_lpips("alex", folder, device) if weights.lpips_alex else None
+        needs_vgg = weights.lpips_vgg or weights.gram
+        self.vgg = load_lpips("vgg", folder, device) if needs_vgg else None
+
+    def __call__(self, restored: Tensor, clean: Tensor, step: int) -> dict[str, Tensor]:
+        weights, config = self.config.loss, self.config
+        terms = {"l1": weights.l1 * (restored - clean).abs().mean()}
+        if self.alex is not None:
+            terms["lpips_alex"] = weights.lpips_alex * self.alex(restored, clean).mean()
+        if self.vgg is not None:
+            # a random window of some crops is an unbiased sample at a third of the cost
+            generator = torch.Generator().manual_seed(step)
+            room = config.crop - config.vgg_side + 1
+            top, left = torch.randint(room, (2,), generator=generator).tolist()
+            side = config.vgg_side
+            window = (slice(0, config.vgg_crops), slice(None),
+                      slice(top, top + side), slice(left, left + side))  # fmt: skip
+            ours = self.vgg.features(restored[window])
+            with torch.no_grad():
+                target = self.vgg.features(clean[window])
+            terms["lpips_vgg"] = weights.lpips_vgg * self.vgg.distance(ours, target).mean()
+            if weights.gram:
+                terms["gram"] = weights.gram * gram_distance(ours, target).mean()
+        return terms
+
+
+@torch.no_grad()
+def _validate(
+    state: _State, losses: _Losses, portraits: Sequence[Portrait], config: TrainConfig
+) -> Mapping[str, float]:
+    """Mean LPIPS of the averaged weights and of their input on fixed validation crops."""
+    network = state.averaged()
+    totals = {"step": float(state.step)}
+    count = 6
+    for step in range(count):
+        degraded, clean = (
+            t.to(config.device)
+            for t in draw_batch(portraits, seed=_VALIDATION_SEED, step=step, batch=4, crop=192)
+        )
+        restored = (degraded + network(degraded)).clamp(0, 1)
+        for name, picture in (("input", degraded), ("ours", restored)):
+            for backbone, metric in (("vgg", losses.vgg), ("alex", losses.alex)):
+                if metric is not None:
+                    key = f"{backbone}_{name}"
+                    value = metric(picture, clean).mean().item() / count
+                    totals[key] = totals.get(key, 0.0) + value
+            decibel = psnr(picture, clean).mean().item() / count
+            totals[f"psnr_{name}"] = totals.get(f"psnr_{name}", 0.0) + decibel
+    tqdm.write(" ".join(f"{k} {v:.4f}" for k, v in totals.items()))
+    return totals
+
+
+def _log(path: Path, row: Mapping[str, float]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
