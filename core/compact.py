@@ -1,11 +1,13 @@
 """compact: the small restorer that ships inside the package.
 
-A plain convolutional U-Net on pixel-unshuffled input that predicts a residual.
-No attention and no normalisation over the picture: an output pixel depends on
-a bounded neighbourhood only, so tiles and crops change nothing.
+A plain convolutional U-Net on pixel-unshuffled input. It predicts a residual in two
+parts: a gain for each band of the input's Laplacian pyramid (Burt & Adelson 1983),
+which sharpens what is soft and calms what is harsh, and free detail on top of it.
+No attention and no normalisation over the picture: an output pixel depends on a
+bounded neighbourhood only, so tiles and crops change nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Self
@@ -17,7 +19,7 @@ from torch.nn import functional as F
 from splatmend.core.color_lock import LOCK_REACH, lock_colors
 from splatmend.core.errors import InputError
 
-__all__ = ["Compact", "CompactConfig"]
+__all__ = ["Compact", "CompactConfig", "laplacian_bands"]
 
 _UNSHUFFLE = 4
 
@@ -30,6 +32,8 @@ class CompactConfig:
     encoder_blocks: tuple[int, ...] = (1, 1, 2)
     middle_blocks: int = 2
     decoder_blocks: tuple[int, ...] = (1, 1, 1)
+    bands: int = 3
+    """Octaves of the Laplacian pyramid that get a gain; 0 leaves free detail alone."""
     color_lock: bool = True
     """Whether the residual keeps the input's low frequencies (core/color_lock.py)."""
 
@@ -52,6 +56,16 @@ class CompactConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for a JSON header."""
         return asdict(self)
+
+
+def laplacian_bands(rgb: Tensor, count: int) -> Iterator[Tensor]:
+    """Split (n, c, h, w) into octaves, finest first; 2**count must divide both sides."""
+    upper = rgb
+    for octave in range(1, count + 1):
+        side = 2**octave
+        lower = F.interpolate(F.avg_pool2d(rgb, side), scale_factor=side, mode="bilinear")
+        yield upper - lower
+        upper = lower
 
 
 class _Block(nn.Module):
@@ -90,10 +104,11 @@ class Compact(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in steps)
         self.decoder = nn.ModuleList(map(_blocks, widths, config.decoder_blocks))
         self.head = nn.Conv2d(widths[0], channels, 3, padding=1)
-        assert self.head.bias is not None
+        self.gain = nn.Conv2d(widths[0], config.bands, 3, padding=1) if config.bands else None
         # an untrained network returns its input
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for output in filter(None, (self.head, self.gain)):
+            nn.init.zeros_(output.weight)
+            nn.init.zeros_(output.bias)  # type: ignore[arg-type]
 
     @property
     def multiple(self) -> int:
@@ -109,6 +124,7 @@ class Compact(nn.Module):
         ):
             reach += _UNSHUFFLE * 2**level * 2 * (before + after)
         reach += self.multiple * (2 * config.middle_blocks + 1)
+        reach += 2 * 2**config.bands
         return reach + (LOCK_REACH if config.color_lock else 0)
 
     def forward(self, rgb: Tensor) -> Tensor:
@@ -125,4 +141,8 @@ class Compact(nn.Module):
         ):
             x = blocks(F.pixel_shuffle(up(x), 2) + skip)
         residual = F.pixel_shuffle(self.head(x), _UNSHUFFLE)  # (n, 3, h, w)
+        if self.gain is not None:
+            gains = F.interpolate(self.gain(x), scale_factor=_UNSHUFFLE, mode="bilinear")
+            for index, band in enumerate(laplacian_bands(rgb, self.config.bands)):
+                residual = residual + gains[:, index : index + 1] * band
         return lock_colors(residual) if self.config.color_lock else residual

@@ -92,7 +92,15 @@ def _build_compact(
     dtype = _fast_dtype(device)
     network.to(device, dtype).to(memory_format=torch.channels_last)
     network.eval().requires_grad_(requires_grad=False)
-    return NetworkRestorer(name, network, device, dtype, network.multiple, network.receptive_field)
+    return NetworkRestorer(
+        name,
+        network,
+        device,
+        dtype,
+        network.multiple,
+        network.receptive_field,
+        network.config.color_lock,
+    )
 
 
 def _fast_dtype(device: torch.device) -> torch.dtype:

@@ -41,8 +41,12 @@ def restore_pixels(restorer: Restorer, rgb: Tensor, options: RestoreOptions) -> 
     """Restore opaque (n, 3, h, w) in [0, 1] and blend; same shape, dtype and device."""
     if options.strength == 0:
         return rgb.clone()
-    residual = restorer(rgb) - rgb
-    if options.color_lock:
+    restored = restorer(rgb)
+    lock = options.color_lock and not restorer.keeps_colors
+    if options.strength == 1 and not lock:
+        return restored
+    residual = restored - rgb
+    if lock:
         residual = lock_colors(residual)
     return (rgb + options.strength * residual).clamp(0, 1)
 

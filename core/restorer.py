@@ -45,6 +45,11 @@ class Restorer(Protocol):
         """How many pixels away an input pixel can still change an output pixel."""
         ...
 
+    @property
+    def keeps_colors(self) -> bool:
+        """Whether its residual has no low frequencies, so that a colour lock has nothing to do."""
+        ...
+
     def __call__(self, rgb: Tensor) -> Tensor:
         """Restore (n, 3, h, w) in [0, 1]; see the module's contract.
 
@@ -82,6 +87,7 @@ class NetworkRestorer:
     dtype: torch.dtype
     multiple: int
     reach: int
+    keeps_colors: bool
 
     @checked
     def __call__(self, rgb: Tensor) -> Tensor:
@@ -102,6 +108,7 @@ class Copy:
     name: str = "copy"
     multiple: int = 1
     reach: int = 0
+    keeps_colors: bool = True
 
     @checked
     def __call__(self, rgb: Tensor) -> Tensor:
@@ -118,6 +125,7 @@ class UnsharpMask:
     sigma: float = 1.5
     name: str = "unsharp"
     multiple: int = 1
+    keeps_colors: bool = True
 
     @property
     def reach(self) -> int:

@@ -53,6 +53,11 @@ class Tiled:
         """The inner restorer's."""
         return self.restorer.reach
 
+    @property
+    def keeps_colors(self) -> bool:
+        """The inner restorer's."""
+        return self.restorer.keeps_colors
+
     @checked
     def __call__(self, rgb: Tensor) -> Tensor:
         """Restore (n, 3, h, w), one tile at a time."""

@@ -30,16 +30,16 @@ class TrainConfig:
     """The run ends here, whatever else."""
     batch: int = 4
     crop: int = 128
-    learning_rate: float = 7e-4
+    learning_rate: float = 4e-4
     warmup_steps: int = 100
     weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
-    ema: float = 0.999
+    ema: float = 0.995
     """Decay of the averaged weights that are validated and saved."""
     loss: LossWeights = LossWeights()
-    vgg_crops: int = 2
+    vgg_crops: int = 4
     """How many of a batch's crops, and of which side, go through VGG a step."""
-    vgg_side: int = 96
+    vgg_side: int = 64
     seed: int = 0
     validate_every: int = 500
     save_every: int = 200

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from splatmend.core.errors import InputError, SplatmendError
+from splatmend.core.errors import InputError
 from splatmend.core.pixels import from_tensor, to_tensor
 from splatmend.core.registry import load_restorer
 from splatmend.core.restore import RestoreOptions, restore_pixels
@@ -61,13 +61,12 @@ Values = dict[str, list[float]]
 """One value a picture for each measure."""
 
 
-def main() -> None:
-    """Entry point of `splatmend evaluate`."""
-    try:
-        evaluate(tyro.cli(EvaluateConfig, description=__doc__))
-    except SplatmendError as error:
-        sys.stderr.write(f"splatmend evaluate: error: {error}\n")
-        sys.exit(error.exit_code)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`splatmend evaluate ...`; errors are the caller's to report."""
+    config = tyro.cli(
+        EvaluateConfig, args=arguments, prog="splatmend evaluate", description=__doc__
+    )
+    evaluate(config)
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, dict[str, Values]]:

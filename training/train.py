@@ -25,9 +25,9 @@ __all__ = ["learning_rate_share", "main", "train"]
 _VALIDATION_SEED = 10_000  # far from any training seed; the test split is never read here
 
 
-def main(config: TrainConfig | None = None) -> None:
-    """Entry point of `splatmend train`."""
-    train(config or tyro.cli(TrainConfig, description=__doc__))
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`splatmend train ...`; errors are the caller's to report."""
+    train(tyro.cli(TrainConfig, args=arguments, prog="splatmend train", description=__doc__))
 
 
 def learning_rate_share(step: int, warmup: int, total: int) -> float:

@@ -25,6 +25,7 @@ class Invert:
     """A restorer whose every output differs from its input."""
 
     name, device, multiple, reach = "invert", torch.device("cpu"), 1, 0
+    keeps_colors = False
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, ...]] = []
