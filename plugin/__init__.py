@@ -1,0 +1,38 @@
+"""Files in, mended files out. This folder imports core and temporal, never training.
+
+clip      what a source is: pictures, clock, colour tags, display matrix
+yuv       decoded pictures to frames and back
+reader    a clip's frames, past whatever is damaged
+encode    container, encoder, pixel format and options, chosen once
+segments  encoded segments on disk and their journal, for --resume
+streams   sound, subtitles and all else that is copied
+mux       segments and copied streams into one file
+stages    the bounded queue between decode, restore and encode
+compare   input and result in one picture
+video     restore_video: all of the above
+cli       the commands restore-video and splatmend
+"""
+
+from splatmend.plugin.clip import CLIP_SUFFIXES, PICTURE_SUFFIXES, Clip, clips_in, open_clip
+from splatmend.plugin.compare import CompareMode, compare
+from splatmend.plugin.encode import Encoding, EncodingOptions, plan_encoding
+from splatmend.plugin.reader import ClipReader, Damage
+from splatmend.plugin.video import VideoOptions, VideoSummary, restore_video
+
+__all__ = [
+    "CLIP_SUFFIXES",
+    "PICTURE_SUFFIXES",
+    "Clip",
+    "ClipReader",
+    "CompareMode",
+    "Damage",
+    "Encoding",
+    "EncodingOptions",
+    "VideoOptions",
+    "VideoSummary",
+    "clips_in",
+    "compare",
+    "open_clip",
+    "plan_encoding",
+    "restore_video",
+]

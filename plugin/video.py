@@ -1,0 +1,398 @@
+"""A clip through a restorer into a file: decode, restore and encode, overlapped."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import av
+import numpy as np
+import torch
+
+from splatmend.core import (
+    DamagedInputError,
+    Frame,
+    InputError,
+    RestoreOptions,
+    Restorer,
+    Tiled,
+    VideoError,
+    VideoInputError,
+    VideoOutputError,
+    from_tensor,
+    restore_frames,
+    to_tensor,
+)
+from splatmend.plugin.clip import PICTURE_SUFFIXES, Clip, number_pattern, open_clip
+from splatmend.plugin.compare import CompareMode, compare, compared_size
+from splatmend.plugin.encode import Encoding, EncodingOptions, plan_encoding
+from splatmend.plugin.mux import write_pictures, write_video
+from splatmend.plugin.reader import ClipReader
+from splatmend.plugin.segments import SegmentWriter, WorkFolder
+from splatmend.plugin.stages import Channel
+from splatmend.plugin.streams import Window
+
+__all__ = ["VideoOptions", "VideoSummary", "restore_video"]
+
+_WAITING = 2  # batches between two stages: enough to overlap, little enough to be bounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOptions:
+    """How a clip is restored and written.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    start: Fraction = Fraction(0)
+    """Seconds after the clip's start; the first frame from there becomes time 0."""
+    duration: Fraction | None = None
+    """Seconds after `start`; None is all."""
+    rate: Fraction = Fraction(25)
+    """Frames a second of image sequences, which state none."""
+    batch: int | None = None
+    """Frames that go through the network together; None is 1 on a CPU, else 4."""
+    tile: int | None = None
+    """Side in pixels of the tiles for pictures too large for memory; None cuts nothing."""
+    restore: RestoreOptions = field(default_factory=RestoreOptions)
+    """Strength, colour lock and matte."""
+    compare: CompareMode | None = None
+    """Write input and result side by side, or as a wipe."""
+    encoding: EncodingOptions = field(default_factory=EncodingOptions)
+    """Codec, quality and pixel format."""
+    resume: bool = False
+    """Take up what an interrupted run with the same options left."""
+    segment_frames: int = 256
+    """Frames that are lost at most when a run is killed; rounded up to whole batches."""
+
+    def __post_init__(self) -> None:
+        for name, value, low in (
+            ("start", self.start, 0),
+            ("batch", self.batch, 1),
+            ("tile", self.tile, 128),
+            ("segment_frames", self.segment_frames, 1),
+        ):
+            if value is not None and value < low:
+                raise InputError(f"{name} must be at least {low}, got {value}")
+        for name, value in (("duration", self.duration), ("rate", self.rate)):
+            if value is not None and value <= 0:
+                raise InputError(f"{name} must be more than 0, got {value}")
+        if self.compare not in (None, "side", "wipe"):
+            raise InputError(f"compare must be 'side' or 'wipe', got {self.compare!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSummary:
+    """What a run did."""
+
+    target: Path
+    frames: int
+    """Frames in the result."""
+    resumed: int
+    """Of these, frames taken up from an earlier run."""
+    seconds: float
+    bytes: int
+    """Size of the result."""
+    warnings: tuple[str, ...]
+    """What could not be carried over, one line each."""
+
+
+def restore_video(
+    source: str | Path,
+    target: str | Path,
+    restorer: Restorer,
+    options: VideoOptions | None = None,
+    *,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> VideoSummary:
+    """Restore a clip, an image sequence or a picture; everything else in the file is copied.
+
+    Every frame keeps its presentation time and the stream its time base, where the
+    container can hold it (mp4 and mov can; Matroska and WebM round to milliseconds).
+    Sound, subtitles, attachments, chapters, metadata, rotation and colour tags are
+    carried over; what cannot be is named in the summary's warnings. The final name
+    appears, or is replaced, only when the result is whole.
+
+    `progress` is called with the frames done and the frames expected, if that is known,
+    on the calling thread.
+
+    Raises:
+        VideoInputError: nothing could be read.
+        VideoOutputError: the target cannot be written; whole segments stay for `resume`.
+        DamagedInputError: the result is in place, but part of the input was unreadable.
+        InputError: options that do not fit.
+    """
+    began = time.monotonic()
+    options = options or VideoOptions()
+    job = _prepare(Path(source), Path(target), restorer, options)
+    folder = WorkFolder(job.target, _fingerprint(job), resume=options.resume)
+    resumed = folder.frames
+    reader = ClipReader(job.clip, start=options.start, duration=options.duration, skip=resumed)
+    with _kept_if_useful(folder):
+        _run_stages(job, reader, folder, progress)
+        warnings = _finish(job, reader, folder)
+    if reader.damage:
+        raise DamagedInputError(_describe_damage(job, reader, folder.frames))
+    return VideoSummary(
+        target=job.target,
+        frames=folder.frames,
+        resumed=resumed,
+        seconds=time.monotonic() - began,
+        bytes=_size_of(job.target),
+        warnings=(*job.encoding.notes, *warnings),
+    )
+
+
+@contextmanager
+def _kept_if_useful(folder: WorkFolder) -> Iterator[None]:
+    """Keep the work folder after an error, if `resume` can make something of it."""
+    try:
+        yield
+    except BaseException as error:
+        if not folder.segments:
+            folder.discard()
+        elif isinstance(error, VideoError):
+            raise type(error)(
+                f"{error}; {folder.frames} frames are whole: add --resume to go on from there"
+            ) from error
+        raise
+    folder.discard()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """Everything that is decided before the first frame."""
+
+    clip: Clip
+    target: Path
+    restorer: Restorer
+    options: VideoOptions
+    encoding: Encoding
+    batch: int
+    segment_frames: int
+
+    def mend(self, frames: list[Frame]) -> list[Frame]:
+        """Restore one batch; called in order, on one thread."""
+        if not self.encoding.alpha and frames[0].alpha is not None:
+            frames = [_on_matte(f, self.options.restore.matte) for f in frames]
+        try:
+            restored = restore_frames(self.restorer, frames, self.options.restore)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"{self.restorer.device} has not enough memory for {len(frames)} frames of "
+                f"{frames[0].size[1]}x{frames[0].size[0]}: use a smaller --batch, or --tile 512"
+            ) from error
+        # A stabiliser takes its place here: it sees every restored frame once, in order. Its
+        # state would have to be kept with each segment, for --resume to go on from there.
+        if self.options.compare is None:
+            return restored
+        mode = self.options.compare
+        return [compare(a, b, mode) for a, b in zip(frames, restored, strict=True)]
+
+
+def _prepare(source: Path, target: Path, restorer: Restorer, options: VideoOptions) -> _Job:
+    clip = open_clip(source, rate=options.rate)
+    _check_places(clip, target)
+    batch = options.batch or (1 if restorer.device.type == "cpu" else 4)
+    # whole batches, because a network's last bits may depend on how many frames it sees
+    length = -(-options.segment_frames // batch) * batch
+    encoding = plan_encoding(
+        clip,
+        target,
+        options.encoding,
+        size=compared_size(clip.size, options.compare),
+        keyframe_distance=length,
+    )
+    encoding.open()  # an encoder that does not work should say so before the first frame
+    return _Job(
+        clip=clip,
+        target=target,
+        restorer=Tiled(restorer, options.tile) if options.tile else restorer,
+        options=options,
+        encoding=encoding,
+        batch=batch,
+        segment_frames=length,
+    )
+
+
+def _check_places(clip: Clip, target: Path) -> None:
+    """Refuse targets that would overwrite the source or have no place to be."""
+    folder = target if target.is_dir() else target.parent
+    if not folder.is_dir():
+        raise VideoOutputError(f"no such folder: {folder}; make it first")
+    if any(target.exists() and target.samefile(f) for f in clip.files if f.exists()):
+        raise VideoOutputError(f"{target} is the source itself: choose another name")
+    if clip.kind == "sequence" and folder.samefile(clip.files[0].parent):
+        same = target.is_dir() or target.name == clip.source.name
+        if same:
+            raise VideoOutputError(f"{target} would overwrite the source: choose another folder")
+    single = target.suffix.lower() in PICTURE_SUFFIXES and not number_pattern(target.name)
+    if single and clip.kind != "picture" and not target.is_dir():
+        raise VideoOutputError(
+            f"{target.name} holds one picture: use {target.stem}_%06d{target.suffix}, or the "
+            f"name of a folder"
+        )
+
+
+def _fingerprint(job: _Job) -> dict[str, Any]:
+    """All that the encoded frames depend on; runs that agree may share segments."""
+    files = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in job.clip.files]
+    options = asdict(job.options)
+    del options["resume"], options["batch"], options["segment_frames"]
+    return {
+        "files": hashlib.sha256(repr(files).encode()).hexdigest(),
+        "options": repr(options),
+        "encoding": repr(job.encoding),
+        "batch": job.batch,
+        "segment_frames": job.segment_frames,
+        "model": f"{job.restorer.name} {_probe(job.restorer)}",
+        "ffmpeg": repr(av.library_versions),
+    }
+
+
+def _probe(restorer: Restorer) -> str:
+    """Digest of what the restorer makes of a fixed picture: its weights and precision."""
+    levels = np.arange(64 * 64 * 3, dtype=np.uint32) * 2654435761 >> 24
+    picture = levels.astype(np.uint8).reshape(64, 64, 3)
+    result = restorer(to_tensor([picture], restorer.device))
+    return hashlib.sha256(from_tensor(result, np.float32)[0].tobytes()).hexdigest()[:16]
+
+
+def _run_stages(
+    job: _Job,
+    reader: ClipReader,
+    folder: WorkFolder,
+    progress: Callable[[int, int | None], None] | None,
+) -> None:
+    """Decode and encode on threads of their own; restore on the calling one."""
+    decoded: Channel[list[Frame]] = Channel(_WAITING)
+    restored: Channel[list[Frame]] = Channel(_WAITING)
+    encoder = _EncodeStage(SegmentWriter(folder, job.encoding, job.segment_frames), restored)
+    decoder = Thread(target=decoded.feed, args=(_batches(reader, job.batch),), daemon=True)
+    expected = _expected_frames(job)
+    done = folder.frames
+    decoder.start()
+    encoder.thread.start()
+    try:
+        for frames in decoded:
+            if not restored.put(job.mend(frames)):
+                break  # the encoder has failed and says why below
+            done += len(frames)
+            if progress:
+                progress(done, expected)
+        restored.close()
+        encoder.thread.join()
+    finally:
+        decoded.stop()
+        restored.stop()
+        decoder.join()
+        encoder.thread.join()
+        encoder.writer.close()
+    if encoder.error:
+        raise encoder.error
+
+
+class _EncodeStage:
+    """The last stage: writes batches until the channel is closed or something fails."""
+
+    def __init__(self, writer: SegmentWriter, batches: Channel[list[Frame]]) -> None:
+        self.writer = writer
+        self.error: BaseException | None = None
+        self.thread = Thread(target=self._run, daemon=True)
+        self._batches = batches
+
+    def _run(self) -> None:
+        try:
+            for frames in self._batches:
+                for frame in frames:
+                    self.writer.write(frame)
+            if not self._batches.stopped:
+                self.writer.finish()
+        except BaseException as error:  # raised again on the calling thread
+            self.error = error
+            self._batches.stop()
+
+
+def _batches(reader: ClipReader, size: int) -> Iterator[list[Frame]]:
+    batch: list[Frame] = []
+    for frame in reader:
+        if frame is None:
+            continue  # encoded in an earlier run
+        batch.append(frame)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _finish(job: _Job, reader: ClipReader, folder: WorkFolder) -> list[str]:
+    """Put the segments together under the final name."""
+    if not folder.segments:
+        if job.options.start:
+            raise VideoInputError(f"{job.clip.source} has no frame from {job.options.start} s on")
+        raise VideoInputError(f"no frame of {job.clip.source} could be decoded")
+    warnings = []
+    if folder.differs:
+        differs = ", ".join(folder.differs)
+        warnings.append(f"the earlier run could not be taken up: other {differs}")
+    if job.encoding.container is None:
+        write_pictures(job.clip, folder, job.target)
+        if job.clip.display_matrix:
+            warnings.append("the source's rotation is left out: pictures are written as coded")
+        return warnings + list(job.clip.other_streams)
+    end = None
+    if job.options.duration is not None:
+        end = job.clip.start + job.options.start + job.options.duration
+    window = Window(reader.origin, end, trimmed=bool(job.options.start))
+    return warnings + write_video(
+        job.clip, job.encoding, folder, job.target, window, reader.last_duration
+    )
+
+
+def _on_matte(frame: Frame, matte: tuple[float, float, float]) -> Frame:
+    """The frame without its alpha, laid on a plain ground (RGB in [0, 1])."""
+    assert frame.alpha is not None
+    top = float(np.iinfo(frame.color.dtype).max)
+    alpha = (frame.alpha / top).astype(np.float32)[..., None]
+    laid = frame.color * alpha + np.float32(top) * np.asarray(matte, np.float32) * (1 - alpha)
+    color = np.rint(laid).astype(frame.color.dtype)
+    return Frame(color=color, pts=frame.pts, stream_id=frame.stream_id)
+
+
+def _expected_frames(job: _Job) -> int | None:
+    total, rate, options = job.clip.stated_frames, job.clip.rate, job.options
+    if rate and options.duration is not None:
+        asked = math.ceil(options.duration * rate)
+        total = asked if total is None else min(total, asked)
+    elif total is not None and rate:
+        total = max(1, total - math.floor(options.start * rate))
+    return total
+
+
+def _describe_damage(job: _Job, reader: ClipReader, frames: int) -> str:
+    damage, parts = reader.damage, []
+    if damage.cut_off:
+        parts.append(f"it ends at {float(reader.end_time):.3f} s, before its stated end")
+    if damage.packets:
+        unit = "packets" if job.clip.kind == "video" else "pictures"
+        parts.append(f"{unit} left out because they could not be decoded: {damage.packets}")
+    if damage.frames:
+        parts.append(f"frames that are marked as corrupt: {damage.frames}")
+    return (
+        f"{job.clip.source} is damaged: {'; '.join(parts)}; what could be read is in "
+        f"{job.target}: {frames} frames"
+    )
+
+
+def _size_of(target: Path) -> int:
+    if target.is_dir():
+        return sum(p.stat().st_size for p in target.iterdir() if p.is_file())
+    return target.stat().st_size if target.exists() else 0

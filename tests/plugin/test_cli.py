@@ -1,0 +1,274 @@
+"""The commands: exit codes, one line for every error, the summary, folders of clips."""
+
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from splatmend.plugin import cli, mux, segments
+
+
+@pytest.fixture
+def run(capsys):
+    """`run("in.mp4", "out.mp4", ...)`: exit code, lines on stdout, lines on stderr."""
+
+    def call(*arguments):
+        code = cli.restore_video([*map(str, arguments), "--model", "copy", "--device", "cpu"])
+        said = capsys.readouterr()
+        return code, said.out.splitlines(), said.err.splitlines()
+
+    return call
+
+
+def assert_one_error(result, *parts, code=2):
+    got, out, err = result
+    assert (got, out) == (code, [])
+    assert len(err) == 1
+    assert err[0].startswith("restore-video: error: ")
+    assert all(part in err[0] for part in parts), err[0]
+
+
+def leftovers(folder):
+    return [p.name for p in folder.iterdir() if p.name.startswith(".")]
+
+
+def test_summary_line(make_clip, run, tmp_path):
+    target = tmp_path / "out.mp4"
+    code, out, err = run(make_clip("in.mp4"), target)
+    assert (code, err) == (0, [])
+    assert len(out) == 1
+    assert out[0].startswith("24 frames in ")
+    assert "fps, copy on cpu: " in out[0]
+    assert out[0].endswith(f"{target}, {target.stat().st_size / 1000:.3g} kB")
+    assert leftovers(tmp_path) == []
+
+
+def test_progress_shows_rate_and_rest(make_clip, run, tmp_path):
+    _, _, err = run(make_clip("in.mp4"), tmp_path / "out.mp4", "--progress")
+    assert "24/24" in err[-1]
+    assert "frames/s" in err[-1]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "flags", "parts"),
+    [
+        ("absent.mp4", "out.mp4", [], ["no such file", "absent.mp4"]),
+        ("text.mp4", "out.mp4", [], ["text.mp4 cannot be read", "Invalid data"]),
+        ("sound.m4a", "out.mp4", [], ["no video stream, only audio"]),
+        ("in.mp4", "out.xyz", [], ["cannot write out.xyz", ".mp4", ".webm", ".png"]),
+        ("in.mp4", "in.mp4", [], ["is the source itself"]),
+        ("in.mp4", "absent/out.mp4", [], ["no such folder", "absent"]),
+        ("in.mp4", "out.mp4", ["--codec", "h999"], ["no encoder 'h999'", "libx264"]),
+        ("in.mp4", "out.mp4", ["--codec", "aac"], ["no video encoder", "libx264"]),
+        ("in.mp4", "out.webm", ["--codec", "h264"], [".webm cannot hold", "libvpx-vp9"]),
+        ("in.mp4", "out.mp4", ["--crf", "99"], ["crf must lie in [0, 51]", "99"]),
+        ("in.mp4", "out.mp4", ["--crf", "high"], ["--crf", "high"]),
+        ("in.mp4", "out.mp4", ["--pix-fmt", "yuv999"], ["no pixel format 'yuv999'", "yuv420p"]),
+        ("in.mp4", "out.mp4", ["--strength", "2"], ["strength", "[0, 1]"]),
+        ("in.mp4", "out.mp4", ["--start", "soon"], ["'soon' is no time"]),
+        ("in.mp4", "out.mp4", ["--start", "99"], ["no frame from 99 s on"]),
+        ("in.mp4", "out.mp4", ["--batch", "0"], ["batch must be at least 1"]),
+        ("in.mp4", "out.mp4", ["--colour"], ["unrecognized arguments: --colour"]),
+        ("in.mp4", "out.png", [], ["holds one picture"]),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(
+    source, target, flags, parts, make_clip, run, tmp_path
+):
+    make_clip("in.mp4")
+    (tmp_path / "text.mp4").write_text("no video at all\n" * 100)
+    with av.open(str(tmp_path / "sound.m4a"), "w", format="mp4") as output:
+        stream = output.add_stream("aac", 48000)
+        silence = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), "fltp", "stereo")
+        silence.sample_rate = 48000
+        output.mux(stream.encode(silence))
+        output.mux(stream.encode(None))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert_one_error(run(tmp_path / source, tmp_path / target, *flags), *parts)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_unknown_model(make_clip, capsys, tmp_path):
+    code = cli.restore_video([str(make_clip("in.mp4")), str(tmp_path / "o.mp4"), "--model", "best"])
+    said = capsys.readouterr()
+    assert code == 2
+    assert said.err.startswith("restore-video: error: no restorer called 'best'")
+    assert len(said.err.splitlines()) == 1
+
+
+def test_an_encoder_that_cannot_be_opened_names_those_that_can(make_clip, run, tmp_path):
+    # compiled in, but there is no such hardware here; where there is, this is no error
+    code, _, err = run(make_clip("in.mp4"), tmp_path / "out.mp4", "--codec", "h264_qsv")
+    if code:
+        assert len(err) == 1
+        assert "h264_qsv cannot be opened" in err[0]
+        assert "libx264" in err[0]
+
+
+def cut(path: Path, share: float) -> Path:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+@pytest.mark.parametrize("name", ["in.mp4", "in.mkv"])
+def test_a_truncated_file_yields_what_could_be_read(name, make_clip, contents, run, tmp_path):
+    source = cut(make_clip(name, frames=50, faststart=True, pix_fmt="yuv420p"), 0.5)
+    target = tmp_path / "out.mp4"
+    result = run(source, target)
+    assert_one_error(result, "is damaged", "it ends at ", "before its stated end", code=3)
+    count = len(contents(target).pts)
+    assert 15 <= count <= 35
+    assert result[2][0].endswith(f"what could be read is in {target}: {count} frames")
+    assert leftovers(tmp_path) == []
+
+
+def test_a_file_cut_before_its_index_has_nothing_to_read(make_clip, run, tmp_path):
+    source = cut(make_clip("in.mp4", frames=50), 0.5)
+    assert_one_error(run(source, tmp_path / "out.mp4"), "cannot be read")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
+
+
+def test_a_corrupt_packet_is_left_out_and_counted(make_clip, contents, run, tmp_path):
+    every = {"preset": "ultrafast", "g": "1"}
+    source = make_clip("in.mp4", frames=20, options=every, pix_fmt="yuv420p")
+    with av.open(str(source)) as container:
+        packet = [p for p in container.demux(video=0) if p.size][7]
+        place, size = packet.pos, packet.size
+    data = bytearray(source.read_bytes())
+    data[place : place + size] = b"\xff" * size
+    source.write_bytes(data)
+    target = tmp_path / "out.mp4"
+    assert_one_error(
+        run(source, target), "packets left out because they could not be decoded: 1", code=3
+    )
+    times = contents(target).times
+    assert len(times) == 19
+    assert times[7] - times[6] == 2 * (times[1] - times[0])  # the others stay where they were
+
+
+def test_lost_transport_packets_are_noticed(make_clip, contents, run, tmp_path):
+    tick = Fraction(1, 90000)
+    source = make_clip("in.ts", frames=50, audio=True, pix_fmt="yuv420p", time_base=tick)
+    data = bytearray(source.read_bytes())
+    middle = len(data) // 188 // 2
+    del data[188 * middle : 188 * (middle + 40)]
+    source.write_bytes(data)
+    target = tmp_path / "out.mp4"
+    assert_one_error(run(source, target), "marked as corrupt", code=3)
+    assert 30 <= len(contents(target).pts) < 50
+
+
+def test_full_disk(make_clip, run, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    source, target = make_clip("in.mp4"), tmp_path / "out.mp4"
+    target.write_bytes(b"precious")
+    monkeypatch.setattr(segments.os, "fsync", full)
+    assert_one_error(run(source, target), "cannot write", "No space left on device")
+    monkeypatch.undo()
+    assert target.read_bytes() == b"precious"
+    monkeypatch.setattr(mux, "_not_carried", full)
+    assert_one_error(run(source, target), "No space left", "24 frames are whole", "--resume")
+    monkeypatch.undo()
+    code, out, _ = run(source, target, "--resume")
+    assert code == 0
+    assert out[0].startswith("24 frames (24 of them from before)")
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+from splatmend.plugin.cli import restore_video
+sys.exit(restore_video(sys.argv[1:]))
+"""
+
+
+def test_a_real_write_error_from_the_system(make_clip, tmp_path):
+    source = make_clip("in.mp4", frames=50)
+    arguments = [str(source), str(tmp_path / "out.mp4"), "--model", "copy", "--crf", "0"]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].startswith("restore-video: error: cannot write")
+    assert "File too large" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
+
+
+def test_read_only_folder(make_clip, run, tmp_path, monkeypatch):
+    source, real = make_clip("in.mp4"), Path.mkdir
+
+    def refuse(self, *arguments, **options):
+        if "splatmend" in self.name:
+            raise PermissionError(13, "Permission denied")
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # root may write anywhere, so modes prove nothing
+    assert_one_error(run(source, tmp_path / "out.mp4"), "cannot write", "Permission denied")
+
+
+def test_a_folder_of_clips(make_clip, run, tmp_path):
+    clips, target = tmp_path / "clips", tmp_path / "mended"
+    clips.mkdir()
+    make_clip("clips/a.mp4", frames=5)
+    cut(make_clip("clips/b.mp4", frames=50, faststart=True, pix_fmt="yuv420p"), 0.6)
+    (clips / "c.mkv").write_text("nothing")
+    make_clip("clips/d.mov", frames=5)
+    code, out, err = run(clips, target)
+    assert code == 3
+    assert [line.split()[0] for line in out] == ["5", "5"]
+    assert [("b.mp4" in err[0]), ("c.mkv" in err[1]), len(err)] == [True, True, 2]
+    assert sorted(p.name for p in target.iterdir()) == ["a.mp4", "b.mp4", "d.mov"]
+    assert_one_error(run(clips, tmp_path / "o.mp4"), "needs a folder")
+
+
+SLOW_MODEL = ["--model", "unsharp", "--segment-frames", "8"]
+
+
+def test_ctrl_c_says_how_to_go_on(make_clip, tmp_path):
+    source = make_clip("in.mp4", frames=400, size=(240, 320), pix_fmt="yuv420p")
+    target = tmp_path / "out.mp4"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "splatmend.plugin.cli", source, target, *SLOW_MODEL],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(tmp_path.glob(".out.mp4.splatmend/*.packets")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert said.splitlines() == [
+        "restore-video: interrupted; the same command with --resume goes on from here"
+    ]
+    assert not target.exists()
+    assert list((tmp_path / ".out.mp4.splatmend").iterdir())
+
+
+def test_splatmend_lists_its_commands(capsys):
+    assert cli.main([]) == 2
+    assert "  restore-video" in capsys.readouterr().err
+    assert cli.main(["frobnicate"]) == 2
+    assert "no command 'frobnicate'" in capsys.readouterr().err
+    assert cli.main(["--help"]) == 0
+    assert "  train" in capsys.readouterr().out
+    assert cli.main(["restore-video", "absent.mp4", "out.mp4", "--model", "copy"]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit):
+        cli.restore_video(["--help"])
+    text = capsys.readouterr().out
+    for option in ("--start", "--model", "--tile", "--compare", "--crf", "--resume", "exit codes"):
+        assert option in text
