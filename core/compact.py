@@ -125,7 +125,7 @@ class Compact(nn.Module):
             reach += _UNSHUFFLE * 2**level * 2 * (before + after)
         reach += self.multiple * (2 * config.middle_blocks + 1)
         reach += 2 * 2**config.bands
-        return reach + (LOCK_REACH if config.color_lock else 0)
+        return int(reach + (LOCK_REACH if config.color_lock else 0))
 
     def forward(self, rgb: Tensor) -> Tensor:
         """The residual of (n, 3, h, w), locked to the input's colours if the config says so."""

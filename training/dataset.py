@@ -115,7 +115,7 @@ def _window(
     """
     side = portrait.pixels.shape[0]
     largest = min(1.0, portrait.native_scale)
-    low, high = (0.3, 0.8) if small else (max(0.4, crop / side), 1.0)
+    low, high = (0.4, 0.9) if small else (max(0.5, crop / side), 1.0)
     scale = min(largest, np.exp(rng.uniform(np.log(low), np.log(high))))
     size = max(round(side * scale), 16)
 

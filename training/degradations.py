@@ -52,7 +52,7 @@ def draw_recipe(generator: torch.Generator) -> Recipe:
     if chance(0.06):  # a clean frame must come back as it is
         return Recipe()
     splat = SplatOptions(
-        spacing=math.exp(uniform(math.log(1.8), math.log(6.0))),
+        spacing=math.exp(uniform(math.log(1.8), math.log(5.5))),
         detail=uniform(0.4, 1.3),
         spread=uniform(0.5, 0.9),
         anisotropy=uniform(0.0, 0.6),

@@ -98,9 +98,13 @@ def _batches(
         batch_size=None,
         sampler=range(start, config.max_steps),
         num_workers=config.workers,
-        # OpenCV's threads do not survive a fork
-        worker_init_fn=lambda _: cv2.setNumThreads(0),
+        worker_init_fn=_start_worker,
     )
+
+
+def _start_worker(_: int) -> None:
+    """OpenCV's threads do not survive a fork."""
+    cv2.setNumThreads(0)
 
 
 def _has_manifest(folder: Path) -> bool:
