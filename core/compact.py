@@ -129,7 +129,10 @@ class Compact(nn.Module):
 
     def forward(self, rgb: Tensor) -> Tensor:
         """The residual of (n, 3, h, w), locked to the input's colours if the config says so."""
-        x = self.stem(F.pixel_unshuffle(rgb, _UNSHUFFLE))  # (n, 48, h/4, w/4)
+        # Wide convolutions are fastest with channels last, resizing three channels without:
+        # five times, measured on a CPU. So the picture stays planar and the features do not.
+        cells = F.pixel_unshuffle(rgb, _UNSHUFFLE).contiguous(memory_format=torch.channels_last)
+        x = self.stem(cells)  # (n, 48, h/4, w/4)
         skips = []
         for blocks, down in zip(self.encoder, self.down, strict=True):
             x = blocks(x)
@@ -140,9 +143,10 @@ class Compact(nn.Module):
             reversed(self.decoder), reversed(self.up), reversed(skips), strict=True
         ):
             x = blocks(F.pixel_shuffle(up(x), 2) + skip)
-        residual = F.pixel_shuffle(self.head(x), _UNSHUFFLE)  # (n, 3, h, w)
+        residual = F.pixel_shuffle(self.head(x).contiguous(), _UNSHUFFLE)  # (n, 3, h, w)
         if self.gain is not None:
-            gains = F.interpolate(self.gain(x), scale_factor=_UNSHUFFLE, mode="bilinear")
+            gains = self.gain(x).contiguous()
+            gains = F.interpolate(gains, scale_factor=_UNSHUFFLE, mode="bilinear")
             for index, band in enumerate(laplacian_bands(rgb, self.config.bands)):
                 residual = residual + gains[:, index : index + 1] * band
         return lock_colors(residual) if self.config.color_lock else residual

@@ -92,10 +92,9 @@ class NetworkRestorer:
     @checked
     def __call__(self, rgb: Tensor) -> Tensor:
         """Restore; the residual is computed in `dtype`, added in the input's precision."""
-        source = rgb.to(self.device, torch.float32)
+        source = rgb.to(self.device, torch.float32).contiguous()
         padded = pad_to_multiple(source, self.multiple)
-        # the layout in which convolutions are fastest on CPUs with vector units and on tensor cores
-        residual = self.network(padded.to(self.dtype, memory_format=torch.channels_last))
+        residual = self.network(padded.to(self.dtype))
         restored = source + crop_to(residual.float(), (rgb.shape[2], rgb.shape[3]))
         return restored.to(rgb.device, rgb.dtype).contiguous()
 

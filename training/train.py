@@ -71,7 +71,7 @@ def train(config: TrainConfig) -> Path:
         _log(config.out / "log.jsonl", row)
         if validation and state.step % config.validate_every == 0:
             _log(config.out / "validation.jsonl", _validate(state, losses, validation, config))
-        if state.step % config.save_every == 0 or state.step == config.max_steps:
+        if state.step % config.save_every == 0:
             state.save()
     return state.save()
 
@@ -123,8 +123,9 @@ class _State:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.step, self.seconds = config, 0, 0.0
-        torch.manual_seed(config.seed)
-        self.network = Compact(CompactConfig())
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            self.network = Compact(CompactConfig())
         self.network.to(config.device).to(memory_format=torch.channels_last)
         if config.init is not None:
             _, weights = load_checkpoint(config.init)

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from splatmend.core import InputError, load_checkpoint, load_restorer
-from splatmend.training import LossWeights, TrainConfig
+from splatmend.core import InputError, load_checkpoint, load_restorer, to_tensor
+from splatmend.training import LossWeights, TrainConfig, load_portraits
 from splatmend.training import train as train_module
+from splatmend.training.degradations import blur
 from splatmend.training.train import learning_rate_share, train
 
 L1_ONLY = LossWeights(l1=1.0, lpips_vgg=0, lpips_alex=0, gram=0)
@@ -82,12 +83,10 @@ def test_another_seed_may_not_take_up_a_run(portraits_folder: Path, tmp_path: Pa
 def test_the_loss_falls_on_a_fixed_batch(
     portraits_folder: Path, tmp_path: Path, backbones: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = train_module.draw_batch
-    monkeypatch.setattr(
-        train_module,
-        "draw_batch",
-        lambda *args, step, **options: draw(*args, step=3 + 0 * step, **options),
-    )
+    (portrait, *_) = load_portraits(portraits_folder, "train")
+    clean = to_tensor([portrait.pixels[64:128, 64:128].copy()])
+    damaged = blur(clean, 1.5)
+    monkeypatch.setattr(train_module, "draw_batch", lambda *_, **__: (damaged, clean))
     train(
         config(
             portraits_folder,
