@@ -13,6 +13,8 @@ class LossWeights:
     """Weights of the loss terms; 0 leaves a term out."""
 
     l1: float = 2.0
+    log_mse: float = 0.2
+    """0.1 of it is 1 dB of PSNR, whatever the damage: light damage must not get worse."""
     lpips_vgg: float = 1.0
     lpips_alex: float = 0.5
     gram: float = 0.07

@@ -1,4 +1,4 @@
-"""The named terms of the training loss: L1, LPIPS and Gram.
+"""The named terms of the training loss: L1, log MSE, LPIPS and Gram.
 
 LPIPS: Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features".
 Gram: Gatys et al. 2016, "Image Style Transfer Using CNNs", here per sample.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from splatmend.core.errors import CheckpointError
 
-__all__ = ["Backbone", "LpipsLoss", "gram_distance"]
+__all__ = ["Backbone", "LpipsLoss", "gram_distance", "log_mse"]
 
 Backbone = Literal["vgg", "alex"]
 
@@ -75,6 +75,15 @@ class LpipsLoss(nn.Module):
 def _unit(x: Tensor) -> Tensor:
     """Features of length 1 in each pixel, as lpips.normalize_tensor."""
     return x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)
+
+
+def log_mse(ours: Tensor, target: Tensor) -> Tensor:
+    """log10 of the mean squared error, which is PSNR / -10 dB -> (n,); level below 50 dB.
+
+    The loss of NAFNet (Chen et al. 2022): a picture with little damage weighs as much
+    as one with much, so that the network learns to leave good pixels alone.
+    """
+    return (ours - target).square().mean((1, 2, 3)).add(1e-5).log10()
 
 
 def gram_distance(ours: list[Tensor], target: list[Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from splatmend.core.compact import Compact, CompactConfig
 from splatmend.core.errors import InputError
 from splatmend.training.config import TrainConfig
 from splatmend.training.dataset import Portrait, Split, draw_batch, load_portraits
-from splatmend.training.losses import gram_distance
+from splatmend.training.losses import gram_distance, log_mse
 from splatmend.training.metrics import load_lpips, psnr
 
 __all__ = ["learning_rate_share", "main", "train"]
@@ -210,7 +210,10 @@ class _Losses:
 
     def __call__(self, restored: Tensor, clean: Tensor, step: int) -> dict[str, Tensor]:
         weights, config = self.config.loss, self.config
-        terms = {"l1": weights.l1 * (restored - clean).abs().mean()}
+        terms = {
+            "l1": weights.l1 * (restored - clean).abs().mean(),
+            "log_mse": weights.log_mse * log_mse(restored, clean).mean(),
+        }
         if self.alex is not None:
             terms["lpips_alex"] = weights.lpips_alex * self.alex(restored, clean).mean()
         if self.vgg is not None:

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from splatmend.core import CheckpointError
-from splatmend.training.losses import LpipsLoss, gram_distance
+from splatmend.training.losses import LpipsLoss, gram_distance, log_mse
 from splatmend.training.metrics import load_lpips, psnr
 
 
@@ -62,6 +62,16 @@ def test_gram_compares_samples_one_by_one() -> None:
     torch.testing.assert_close(together, alone)
     # where things are does not matter, what texture they are does
     torch.testing.assert_close(gram_distance([a], [a.flip(3)]), torch.full((2,), 1e-4))
+
+
+def test_log_mse_is_psnr_turned_round_and_level_near_perfection() -> None:
+    clean = torch.full((1, 3, 8, 8), 0.5)
+    assert log_mse(clean + 0.1, clean).item() == pytest.approx(-2, abs=1e-3)  # 20 dB
+    assert log_mse(clean, clean).item() == pytest.approx(-5)  # 50 dB
+    mild, heavy = (clean + e for e in (0.02, 0.2))
+    # a tenth less error is worth the same, however large the error was
+    gains = [log_mse(p, clean) - log_mse(clean + 0.9 * (p - clean), clean) for p in (mild, heavy)]
+    assert gains[0].item() == pytest.approx(gains[1].item(), rel=0.05)
 
 
 def test_psnr_of_a_known_error() -> None:

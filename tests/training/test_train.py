@@ -10,7 +10,7 @@ from splatmend.training import train as train_module
 from splatmend.training.degradations import blur
 from splatmend.training.train import learning_rate_share, train
 
-L1_ONLY = LossWeights(l1=1.0, lpips_vgg=0, lpips_alex=0, gram=0)
+L1_ONLY = LossWeights(l1=1.0, log_mse=0, lpips_vgg=0, lpips_alex=0, gram=0)
 
 
 def config(folder: Path, out: Path, **changes: object) -> TrainConfig:
