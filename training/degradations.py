@@ -39,6 +39,12 @@ class Recipe:
     amount: float = 1.0
     """Share of the damage kept: the result is clean + amount * (damaged - clean)."""
 
+    @property
+    def does_nothing(self) -> bool:
+        """Whether the picture comes back as it was."""
+        steps = (self.splat, self.blur_sigma, self.floater_count, self.noise, self.jpeg_quality)
+        return not any(steps)
+
 
 def draw_recipe(generator: torch.Generator) -> Recipe:
     """The training distribution: mostly thinned splats, some light damage, some none."""

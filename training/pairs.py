@@ -13,7 +13,7 @@ from torch import Tensor
 from splatmend.core.errors import InputError
 from splatmend.core.pixels import to_tensor
 from splatmend.training.dataset import Portrait, load_portraits
-from splatmend.training.degradations import Recipe, degrade, draw_recipe
+from splatmend.training.degradations import degrade, draw_recipe
 
 __all__ = ["PairSource", "folder_pairs", "portrait_pairs", "subject_box"]
 
@@ -25,18 +25,24 @@ _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 
 
 def portrait_pairs(folder: Path) -> list[PairSource]:
-    """The test split of `folder`, each portrait degraded by a fixed recipe of its own."""
+    """The test split of `folder`, each portrait degraded by a fixed recipe of its own.
+
+    Portraits whose recipe does nothing are left out: there is nothing to mend in them, and
+    an infinite PSNR would spoil the mean.
+    """
     portraits = load_portraits(folder, "test")
-    return [partial(_degraded, p, _EVALUATION_SEED + i) for i, p in enumerate(portraits)]
+    seeds = range(_EVALUATION_SEED, _EVALUATION_SEED + len(portraits))
+    return [
+        partial(_degraded, portrait, seed)
+        for portrait, seed in zip(portraits, seeds, strict=True)
+        if not draw_recipe(torch.Generator().manual_seed(seed)).does_nothing
+    ]
 
 
 def _degraded(portrait: Portrait, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     clean = to_tensor([portrait.pixels])
-    recipe = draw_recipe(generator)
-    while recipe == Recipe():  # nothing to mend, and an infinite PSNR to spoil the mean with
-        recipe = draw_recipe(generator)
-    return degrade(clean, recipe, generator), clean
+    return degrade(clean, draw_recipe(generator), generator), clean
 
 
 def folder_pairs(renders: Path, references: Path) -> list[PairSource]:

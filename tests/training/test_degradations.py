@@ -15,7 +15,10 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_an_empty_recipe_leaves_the_picture(face: np.ndarray) -> None:
     picture = to_tensor([face])
-    assert torch.equal(degrade(picture, Recipe(), generator()), picture)
+    for recipe in (Recipe(), Recipe(patchiness=0.5, amount=0.5)):
+        assert recipe.does_nothing
+        assert torch.equal(degrade(picture, recipe, generator()), picture)
+    assert not Recipe(noise=0.01).does_nothing
 
 
 def test_every_drawn_recipe_is_repeatable_and_in_range(face: np.ndarray) -> None:
