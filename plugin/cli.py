@@ -48,9 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     commands = {point.name: point for point in entry_points(group=_COMMANDS)}
     if given and given[0] in commands:
-        command: Callable[[Sequence[str]], int | None] = commands[given[0]].load()
         try:
+            command: Callable[[Sequence[str]], int | None] = commands[given[0]].load()
             return command(given[1:]) or 0
+        except ModuleNotFoundError as error:
+            missing = f"it needs {error.name}, which is not installed"
+            way_out = "pip install 'splatmend[train]' brings all that the commands use"
+            return _fail(InputError(f"{missing}: {way_out}"), f"splatmend {given[0]}")
         except SplatmendError as error:
             return _fail(error, f"splatmend {given[0]}")
         except KeyboardInterrupt:

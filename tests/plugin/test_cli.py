@@ -272,3 +272,17 @@ def test_help_names_every_option(capsys):
     text = capsys.readouterr().out
     for option in ("--start", "--model", "--tile", "--compare", "--crf", "--resume", "exit codes"):
         assert option in text
+
+
+def test_a_command_whose_packages_are_missing_says_what_to_install(capsys, monkeypatch):
+    class Missing:
+        name = "train"
+
+        def load(self):
+            raise ModuleNotFoundError("No module named 'lpips'", name="lpips")
+
+    monkeypatch.setattr(cli, "entry_points", lambda **_: [Missing()])
+    assert cli.main(["train"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "needs lpips, which is not installed: pip install 'splatmend[train]'" in said
