@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from splatmend.training.splatting import Gaussians, SplatOptions, place, rasterize
+from splatmend.training.splatting import Gaussians, SplatOptions, normalize, place, rasterize
 
 __all__ = ["CameraPath", "View", "look", "move", "splat_clip"]
 
@@ -67,9 +67,7 @@ def splat_clip(
         view = path.at(index / frames, side)
         color, total, _ = rasterize(move(gaussians, view, side), (side, side))
         clean = look(picture, view, side)
-        floor = 1e-3  # between the Gaussians the broad mean shows, as in `resplat`
-        backdrop = F.interpolate(F.avg_pool2d(clean, 32), (side, side), mode="bilinear")
-        yield ((color + floor * backdrop) / (total + floor)).clamp(0, 1), clean
+        yield normalize(color, total, clean).clamp(0, 1), clean
 
 
 def move(gaussians: Gaussians, view: View, side: int) -> Gaussians:

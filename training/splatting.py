@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Gaussians", "SplatOptions", "place", "rasterize", "resplat"]
+__all__ = ["Gaussians", "SplatOptions", "normalize", "place", "rasterize", "resplat"]
 
 _CUT = 2.2  # radius of a Gaussian's patch in standard deviations
 # (step of the grid, largest standard deviation drawn on it): a patch grows with its Gaussian only
@@ -75,17 +75,22 @@ def resplat(
     gaussians = place(picture, options, generator, alpha=alpha, density=density)
     height, width = picture.shape[-2:]
     color, total, depth = rasterize(gaussians, (height, width))
-    # far from every Gaussian the broad mean of the picture shows, not a division by nothing
-    floor = 1e-3
-    backdrop = F.interpolate(
-        F.adaptive_avg_pool2d(picture, (max(height // 32, 1), max(width // 32, 1))),
-        (height, width),
-        mode="bilinear",
-    )
-    splatted = (color + floor * backdrop) / (total + floor)
+    splatted = normalize(color, total, picture)
     if alpha is None:
         return splatted, torch.ones_like(total)
     return splatted, 1 - torch.exp(-options.opacity * depth)
+
+
+def normalize(color: Tensor, total: Tensor, picture: Tensor) -> Tensor:
+    """Weighted mean colour from the sums of `rasterize`, (n, c, h, w) like `picture`.
+
+    Far from every Gaussian the broad mean of the picture shows, not a division by nothing.
+    """
+    height, width = picture.shape[-2:]
+    floor = 1e-3
+    cells = F.adaptive_avg_pool2d(picture, (max(height // 32, 1), max(width // 32, 1)))
+    backdrop = F.interpolate(cells, (height, width), mode="bilinear")
+    return (color + floor * backdrop) / (total + floor)
 
 
 def place(

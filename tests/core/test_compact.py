@@ -8,7 +8,7 @@ from splatmend.core.compact import laplacian_bands
 SMALL = CompactConfig(widths=(8, 12), encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,))
 
 
-def test_an_untrained_network_changes_nothing_but_learns_in_every_weight() -> None:
+def test_an_untrained_network_changes_nothing_but_can_learn() -> None:
     network = Compact(SMALL)
     rgb = torch.rand(1, 3, 64, 64)
     assert network(rgb).abs().amax() == 0
