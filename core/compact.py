@@ -60,10 +60,10 @@ class CompactConfig:
 
 def laplacian_bands(rgb: Tensor, count: int) -> Iterator[Tensor]:
     """Split (n, c, h, w) into octaves, finest first; 2**count must divide both sides."""
-    upper = rgb
+    upper = mean = rgb
     for octave in range(1, count + 1):
-        side = 2**octave
-        lower = F.interpolate(F.avg_pool2d(rgb, side), scale_factor=side, mode="bilinear")
+        mean = F.avg_pool2d(mean, 2)
+        lower = F.interpolate(mean, scale_factor=2**octave, mode="bilinear")
         yield upper - lower
         upper = lower
 
@@ -128,11 +128,14 @@ class Compact(nn.Module):
         return int(reach + (LOCK_REACH if config.color_lock else 0))
 
     def forward(self, rgb: Tensor) -> Tensor:
-        """The residual of (n, 3, h, w), locked to the input's colours if the config says so."""
+        """The residual of (n, 3, h, w), locked to the input's colours if the config says so.
+
+        The convolutions run in the precision of the weights, the picture keeps its own.
+        """
         # Wide convolutions are fastest with channels last, resizing three channels without:
         # five times, measured on a CPU. So the picture stays planar and the features do not.
-        cells = F.pixel_unshuffle(rgb, _UNSHUFFLE).contiguous(memory_format=torch.channels_last)
-        x = self.stem(cells)  # (n, 48, h/4, w/4)
+        cells = F.pixel_unshuffle(rgb, _UNSHUFFLE).to(self.stem.weight.dtype)
+        x = self.stem(cells.contiguous(memory_format=torch.channels_last))  # (n, 48, h/4, w/4)
         skips = []
         for blocks, down in zip(self.encoder, self.down, strict=True):
             x = blocks(x)
@@ -143,10 +146,10 @@ class Compact(nn.Module):
             reversed(self.decoder), reversed(self.up), reversed(skips), strict=True
         ):
             x = blocks(F.pixel_shuffle(up(x), 2) + skip)
-        residual = F.pixel_shuffle(self.head(x).contiguous(), _UNSHUFFLE)  # (n, 3, h, w)
+        residual = F.pixel_shuffle(self.head(x), _UNSHUFFLE).to(rgb.dtype).contiguous()
         if self.gain is not None:
-            gains = self.gain(x).contiguous()
+            gains = self.gain(x).to(rgb.dtype).contiguous()
             gains = F.interpolate(gains, scale_factor=_UNSHUFFLE, mode="bilinear")
             for index, band in enumerate(laplacian_bands(rgb, self.config.bands)):
-                residual = residual + gains[:, index : index + 1] * band
+                residual = torch.addcmul(residual, gains[:, index : index + 1], band)
         return lock_colors(residual) if self.config.color_lock else residual

@@ -89,14 +89,12 @@ def _build_compact(
 ) -> Restorer:
     network = Compact(CompactConfig.from_dict(header.config))
     network.load_state_dict(weights)
-    dtype = _fast_dtype(device)
-    network.to(device, dtype).to(memory_format=torch.channels_last)
+    network.to(device, _fast_dtype(device)).to(memory_format=torch.channels_last)
     network.eval().requires_grad_(requires_grad=False)
     return NetworkRestorer(
         name,
         network,
         device,
-        dtype,
         network.multiple,
         network.receptive_field,
         network.config.color_lock,

@@ -84,17 +84,16 @@ class NetworkRestorer:
     name: str
     network: nn.Module
     device: torch.device
-    dtype: torch.dtype
     multiple: int
     reach: int
     keeps_colors: bool
 
     @checked
     def __call__(self, rgb: Tensor) -> Tensor:
-        """Restore; the residual is computed in `dtype`, added in the input's precision."""
+        """Restore; the network computes in its weights' precision, the rest is float32."""
         source = rgb.to(self.device, torch.float32).contiguous()
         padded = pad_to_multiple(source, self.multiple)
-        residual = self.network(padded.to(self.dtype))
+        residual = self.network(padded)
         restored = source + crop_to(residual.float(), (rgb.shape[2], rgb.shape[3]))
         return restored.to(rgb.device, rgb.dtype).contiguous()
 

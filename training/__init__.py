@@ -16,7 +16,14 @@ from splatmend.training.clips import CameraPath, View, look, move, splat_clip
 from splatmend.training.config import LossWeights, TrainConfig
 from splatmend.training.dataset import Portrait, Split, draw_batch, load_portraits
 from splatmend.training.degradations import Recipe, degrade, draw_recipe
-from splatmend.training.splatting import Gaussians, SplatOptions, place, rasterize, resplat
+from splatmend.training.splatting import (
+    Gaussians,
+    SplatOptions,
+    place,
+    rasterize,
+    resplat,
+    thin,
+)
 
 __all__ = [
     "CameraPath",
@@ -38,4 +45,5 @@ __all__ = [
     "rasterize",
     "resplat",
     "splat_clip",
+    "thin",
 ]

@@ -36,7 +36,7 @@ class TrainConfig:
     warmup_steps: int = 100
     weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
-    ema: float = 0.995
+    ema: float = 0.999
     """Decay of the averaged weights that are validated and saved."""
     loss: LossWeights = LossWeights()
     vgg_crops: int = 4

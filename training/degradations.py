@@ -6,7 +6,7 @@ order in which a renderer and a recording would apply them.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ def draw_recipe(generator: torch.Generator) -> Recipe:
         color_noise=uniform(0.0, 0.02) if chance(0.3) else 0.0,
         opacity=math.exp(uniform(math.log(1.5), math.log(8.0))),
     )
-    return Recipe(
+    recipe = Recipe(
         splat=splat if chance(0.93) else None,
         blur_sigma=uniform(0.3, 1.2) if chance(0.3) else 0.0,
         floater_count=int(uniform(1, 6)) if chance(0.1) else 0,
@@ -76,6 +76,11 @@ def draw_recipe(generator: torch.Generator) -> Recipe:
         patchiness=uniform(0.3, 1.0) if chance(0.3) else 0.0,
         amount=uniform(0.4, 1.0) if chance(0.25) else 1.0,
     )
+    if recipe.splat is None or chance(0.5):
+        return recipe
+    # half of the avatars were trained in full and thinned afterwards
+    keep, spacing = math.exp(uniform(math.log(0.04), math.log(0.5))), uniform(1.5, 2.4)
+    return replace(recipe, splat=replace(recipe.splat, spacing=spacing, keep=keep))
 
 
 def degrade(

@@ -17,7 +17,7 @@ from splatmend.core.compact import Compact, CompactConfig
 from splatmend.core.errors import InputError
 from splatmend.training.config import TrainConfig
 from splatmend.training.dataset import Portrait, Split, draw_batch, load_portraits
-from splatmend.training.losses import gram_distance, log_mse
+from splatmend.training.losses import LpipsLoss, gram_distance, log_mse
 from splatmend.training.metrics import load_lpips, psnr
 
 __all__ = ["learning_rate_share", "main", "train"]
@@ -215,7 +215,8 @@ class _Losses:
             "log_mse": weights.log_mse * log_mse(restored, clean).mean(),
         }
         if self.alex is not None:
-            terms["lpips_alex"] = weights.lpips_alex * self.alex(restored, clean).mean()
+            pictures = (self._features(self.alex, x) for x in (restored, clean))
+            terms["lpips_alex"] = weights.lpips_alex * self.alex.distance(*pictures).mean()
         if self.vgg is not None:
             # a random window of some crops is an unbiased sample at a third of the cost
             generator = torch.Generator().manual_seed(step)
@@ -224,13 +225,19 @@ class _Losses:
             side = config.vgg_side
             window = (slice(0, config.vgg_crops), slice(None),
                       slice(top, top + side), slice(left, left + side))  # fmt: skip
-            ours = self.vgg.features(restored[window])
+            ours = self._features(self.vgg, restored[window])
             with torch.no_grad():
-                target = self.vgg.features(clean[window])
+                target = self._features(self.vgg, clean[window])
             terms["lpips_vgg"] = weights.lpips_vgg * self.vgg.distance(ours, target).mean()
             if weights.gram:
                 terms["gram"] = weights.gram * gram_distance(ours, target).mean()
         return terms
+
+    def _features(self, backbone: LpipsLoss, rgb: Tensor) -> list[Tensor]:
+        """Half the time in bfloat16 and channels last; the distances stay in float32."""
+        rgb = rgb.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.config.device, torch.bfloat16, enabled=self.config.bf16):
+            return [level.float() for level in backbone.features(rgb)]
 
 
 @torch.no_grad()

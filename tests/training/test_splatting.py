@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from splatmend.core import to_tensor
-from splatmend.training import Gaussians, SplatOptions, place, rasterize, resplat
+from splatmend.training import Gaussians, SplatOptions, place, rasterize, resplat, thin
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -90,3 +90,51 @@ def test_detail_draws_gaussians_to_edges() -> None:
 
     assert share_on_edge(0.0) == pytest.approx(10 / 128, abs=0.03)
     assert share_on_edge(1.2) > 0.3
+
+
+def test_thinning_leaves_the_share_asked_for(face: np.ndarray) -> None:
+    pictures = to_tensor([face, face[::-1].copy()])
+    fine = place(pictures, SplatOptions(spacing=2), generator())
+    count = fine.center.shape[1]
+    for keep in (1.0, 0.5, 0.07):
+        left = thin(fine, keep, generator())
+        assert left.center.shape == (2, round(keep * count), 2)
+        assert left.sigma.isfinite().all()
+        assert left.sigma.amin() > 0
+        assert left.color.amin() >= fine.color.amin()
+        assert left.color.amax() <= fine.color.amax()
+
+
+def test_thinning_melts_texture_before_outlines() -> None:
+    y, x = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
+    weave = 0.08 * (((x // 2 + y // 2) % 2) - 0.5)
+    picture = (0.3 + 0.5 * (x >= 64) + weave * (x < 48)).expand(1, 3, -1, -1).contiguous()
+
+    def error(options: SplatOptions) -> torch.Tensor:
+        splatted, _ = resplat(picture, options, generator())
+        return (splatted - picture).abs().mean((0, 1, 2))  # by column
+
+    thinned = error(SplatOptions(spacing=1.5, spread=0.6, keep=0.1))
+    # as few Gaussians, but placed instead of merged: they smear the outline
+    sparse = error(SplatOptions(spacing=1.5 / 0.1**0.5, detail=0.0, spread=0.6))
+    assert thinned[8:40].mean() > 0.5 * 0.04  # the weave is gone: its mean deviation is 0.04
+    assert thinned[60:68].mean() < 0.5 * sparse[60:68].mean()
+
+
+def test_a_merged_pair_has_the_moments_of_both() -> None:
+    x = torch.tensor([10.0, 14.0, *range(100, 800, 100)])
+    far = Gaussians(
+        center=torch.stack((x, torch.full((9,), 30.0)), -1)[None],
+        sigma=torch.full((1, 9, 2), 2.0),
+        angle=torch.zeros(1, 9),
+        weight=torch.ones(1, 9),
+        color=torch.tensor([0.2, 0.6, 0, 1, 0, 1, 0, 1, 0])[None, :, None].expand(1, 9, 3),
+    )
+    # of nine to eight: one merge, of the nearest pair once a shift of the curve lets it meet
+    tries = (thin(far, 8 / 9, generator(seed)) for seed in range(20))
+    merged = next(t for t in tries if (t.center[0, :, 0] - 12).abs().min() < 1)
+    index = (merged.center[0, :, 0] - 12).abs().argmin()
+    torch.testing.assert_close(merged.center[0, index], torch.tensor([12.0, 30.0]))
+    # along the line 2**2 of each and 2**2 of their distance, across it 2**2
+    torch.testing.assert_close(merged.sigma[0, index], torch.tensor([8.0**0.5, 2.0]))
+    torch.testing.assert_close(merged.color[0, index], torch.full((3,), 0.4))

@@ -102,6 +102,25 @@ def test_the_loss_falls_on_a_fixed_batch(
     assert rows[-1]["l1"] < 0.85 * rows[0]["l1"]
 
 
+def test_half_precision_changes_the_terms_by_little(
+    portraits_folder: Path, tmp_path: Path, backbones: Path
+) -> None:
+    rows = []
+    for bf16 in (False, True):
+        run = tmp_path / str(bf16)
+        loss = LossWeights(l1=1, lpips_alex=1, lpips_vgg=1, gram=1)
+        train(
+            config(
+                portraits_folder, run, max_steps=3, loss=loss, lpips_weights=backbones, bf16=bf16
+            )
+        )
+        rows.append(json.loads((run / "log.jsonl").read_text().splitlines()[0]))
+    whole, half = rows
+    for term in ("l1", "lpips_alex", "lpips_vgg", "gram"):
+        assert half[term] == pytest.approx(whole[term], rel=0.03), term
+    assert half["lpips_vgg"] != whole["lpips_vgg"]
+
+
 def test_validation_reports_input_and_ours(
     portraits_folder: Path, tmp_path: Path, backbones: Path
 ) -> None:
