@@ -1,0 +1,129 @@
+"""Standard 3DGS PLY files: the Gaussians of an avatar, read and written.
+
+The layout is that of Kerbl et al. 2023 (graphdeco-inria/gaussian-splatting): binary
+little-endian float32, colour as spherical harmonics, opacity as a logit, scales as logs,
+rotation as a quaternion (w, x, y, z).
+"""
+
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from splatmend.core.errors import InputError
+
+__all__ = ["Splats", "read_ply", "write_ply"]
+
+_REST_COUNTS = (0, 9, 24, 45)  # properties f_rest_* of degree 0 to 3
+_MAX_HEADER = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Splats:
+    """n Gaussians in world units, in the file's own parameters, float32."""
+
+    center: Tensor  # (n, 3)
+    log_scale: Tensor  # (n, 3)
+    rotation: Tensor  # (n, 4) w, x, y, z; any length
+    opacity: Tensor  # (n,) logit
+    harmonics: Tensor  # (n, 1, 4, 9 or 16, 3)
+
+    def __post_init__(self) -> None:
+        n = len(self.center)
+        if not all(len(getattr(self, f.name)) == n for f in fields(self)):
+            raise InputError(f"Splats must agree in number, got {n} centres and other counts")
+
+    def __len__(self) -> int:
+        return len(self.center)
+
+    @property
+    def degree(self) -> int:
+        """Degree of the spherical harmonics, 0 to 3."""
+        return int(self.harmonics.shape[1] ** 0.5) - 1
+
+    def __getitem__(self, index: Tensor) -> Self:
+        """Some of them, by index or mask."""
+        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+def read_ply(path: Path) -> Splats:
+    """Read a 3DGS PLY; properties in any order, others ignored.
+
+    Raises:
+        InputError: not such a file, truncated, or with values that are not finite.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    header, separator, body = data[:_MAX_HEADER].partition(b"end_header\n")
+    text = header.decode("ascii", "replace")
+    if not text.startswith("ply") or not separator:
+        raise InputError(f"{path} is not a PLY file")
+    if "format binary_little_endian" not in text:
+        raise InputError(f"{path} is PLY, but not binary little-endian: export it as 3DGS PLY")
+    count = re.search(r"element vertex (\d+)", text)
+    names = re.findall(r"property float (\w+)", text)
+    others = len(re.findall(r"^element ", text, re.MULTILINE)) - 1
+    if count is None or others or len(names) != text.count("property "):
+        raise InputError(f"{path} is PLY, but not of one element with float properties only")
+    n, width = int(count[1]), len(names)
+    body = data[len(header) + len(separator) :]
+    if len(body) < 4 * n * width:
+        raise InputError(f"{path} is truncated: {len(body)} of {4 * n * width} bytes of Gaussians")
+    table = np.frombuffer(body, "<f4", n * width).reshape(n, width)
+    if not np.isfinite(table).all():
+        raise InputError(f"{path} holds values that are not finite")
+    columns = {name: torch.from_numpy(table[:, i].copy()) for i, name in enumerate(names)}
+    return _from_columns(columns, path)
+
+
+def _from_columns(columns: dict[str, Tensor], path: Path) -> Splats:
+    def stack(*names: str) -> Tensor:
+        if missing := [name for name in names if name not in columns]:
+            raise InputError(f"{path} lacks {', '.join(missing)}: it is not a 3DGS PLY")
+        return torch.stack([columns[name] for name in names], -1)
+
+    rest = sum(name.startswith("f_rest_") for name in columns)
+    if rest not in _REST_COUNTS or any(f"f_rest_{i}" not in columns for i in range(rest)):
+        raise InputError(f"{path} has {rest} f_rest properties, expected 0, 9, 24 or 45")
+    base = stack("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
+    # stored channel by channel: all of red, all of green, all of blue
+    higher = (
+        stack(*(f"f_rest_{i}" for i in range(rest))) if rest else base.new_zeros((len(base), 0))
+    )
+    harmonics = torch.cat((base, higher.view(len(base), 3, rest // 3).transpose(1, 2)), 1)
+    return Splats(
+        center=stack("x", "y", "z"),
+        log_scale=stack("scale_0", "scale_1", "scale_2"),
+        rotation=stack("rot_0", "rot_1", "rot_2", "rot_3"),
+        opacity=stack("opacity")[:, 0],
+        harmonics=harmonics,
+    )
+
+
+def write_ply(path: Path, splats: Splats) -> None:
+    """Write under the final name only once the file is whole."""
+    n = len(splats)
+    higher = splats.harmonics[:, 1:].transpose(1, 2).reshape(n, -1)
+    planes = {
+        ("x", "y", "z"): splats.center,
+        ("nx", "ny", "nz"): torch.zeros(n, 3),
+        tuple(f"f_dc_{i}" for i in range(3)): splats.harmonics[:, 0],
+        tuple(f"f_rest_{i}" for i in range(higher.shape[1])): higher,
+        ("opacity",): splats.opacity[:, None],
+        tuple(f"scale_{i}" for i in range(3)): splats.log_scale,
+        tuple(f"rot_{i}" for i in range(4)): splats.rotation,
+    }
+    names = [name for group in planes for name in group]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {n}"]
+    header += [*(f"property float {name}" for name in names), "end_header", ""]
+    table = torch.cat([plane.detach().cpu().float() for plane in planes.values()], 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_bytes("\n".join(header).encode() + table.numpy().astype("<f4").tobytes())
+    unfinished.replace(path)
