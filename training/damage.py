@@ -1,0 +1,158 @@
+"""Damaging an avatar's Gaussians as under-trained and decimated avatars are damaged.
+
+Each step is named, seeded by a generator, and returns new `Splats`: rendering the whole
+and the damaged avatar from the same cameras gives real pairs.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from splatmend.core.errors import InputError
+from splatmend.training.ply import Splats
+from splatmend.training.rasterizer import rotation_matrices
+
+__all__ = ["fade", "grow", "jitter", "merge", "prune"]
+
+_CODE_BITS = 16  # of the Morton code, for each axis
+
+
+def prune(splats: Splats, keep: float, generator: torch.Generator) -> Splats:
+    """Throw Gaussians away at random until a share `keep` is left: holes and thin hair."""
+    count = _target(splats, keep)
+    order = torch.randperm(len(splats), generator=generator)
+    return splats[order[:count].sort().values]
+
+
+def jitter(splats: Splats, amount: float, generator: torch.Generator) -> Splats:
+    """Move each centre by a normal draw of `amount` times its own size along each axis."""
+    noise = torch.randn(splats.center.shape, generator=generator)
+    local = amount * noise * splats.log_scale.exp()
+    moved = (rotation_matrices(splats.rotation) @ local[..., None])[..., 0]
+    return replace(splats, center=splats.center + moved)
+
+
+def grow(splats: Splats, factor: float) -> Splats:
+    """Scale every Gaussian by `factor`: above 1 hazy, below 1 full of gaps."""
+    if factor <= 0:
+        raise InputError(f"grow takes a factor above 0, got {factor}")
+    return replace(splats, log_scale=splats.log_scale + torch.tensor(factor).log())
+
+
+def fade(splats: Splats, factor: float) -> Splats:
+    """Multiply every opacity by `factor` in (0, 1]: the ground shines through."""
+    if not 0 < factor <= 1:
+        raise InputError(f"fade takes a factor in (0, 1], got {factor}")
+    return replace(splats, opacity=(splats.opacity.sigmoid() * factor).logit(eps=1e-6))
+
+
+def merge(splats: Splats, keep: float, generator: torch.Generator) -> Splats:
+    """Merge neighbours of like colour until a share `keep` is left, as decimating tools do.
+
+    A pair becomes the Gaussian of its moments, weighted by what each covers. Outlines
+    stay, texture melts, thin things grow fat.
+    """
+    target = _target(splats, keep)
+    while len(splats) > target:
+        pairs = min(max(len(splats) // 5, 1), len(splats) - target)
+        splats = _merge_pairs(splats, pairs, generator)
+    return splats
+
+
+def _target(splats: Splats, keep: float) -> int:
+    if not 0 < keep <= 1:
+        raise InputError(f"keep must lie in (0, 1], got {keep}")
+    return max(round(keep * len(splats)), 1)
+
+
+def _merge_pairs(splats: Splats, count: int, generator: torch.Generator) -> Splats:
+    """Merge the `count` most alike of the disjoint pairs along a shifted Morton curve."""
+    order = _morton_order(splats.center, generator)
+    even = order[: len(order) // 2 * 2]
+    first, second = even[::2], even[1::2]
+    cover = _cover(splats)
+    color = splats.harmonics[:, 0]
+    unlike = (color[first] - color[second]).square().sum(-1)
+    apart = (splats.center[first] - splats.center[second]).square().sum(-1)
+    cost = (unlike + 1e-2) * (cover[first] + cover[second] + apart)
+    chosen = cost.argsort()[:count]
+    first, second = first[chosen], second[chosen]
+    left = torch.ones(len(splats), dtype=torch.bool)
+    left[first] = left[second] = False
+    united = _unite(splats[first], splats[second])
+    rest = splats[left]
+    return Splats(
+        *(
+            torch.cat((getattr(rest, name), getattr(united, name)))
+            for name in ("center", "log_scale", "rotation", "opacity", "harmonics")
+        )
+    )
+
+
+def _unite(a: Splats, b: Splats) -> Splats:
+    """The Gaussian with the moments of each pair."""
+    cover_a, cover_b = _cover(a), _cover(b)
+    share = (cover_a / (cover_a + cover_b).clamp(min=1e-20))[:, None]
+    delta = a.center - b.center
+    spread = (share * (1 - share))[..., None] * delta[:, :, None] * delta[:, None, :]
+    mixed = share[..., None]
+    covariance = mixed * _covariance(a) + (1 - mixed) * _covariance(b) + spread
+    variance, axes = torch.linalg.eigh(covariance.double())
+    # eigenvectors may come as a reflection, which no quaternion describes
+    axes = axes * torch.linalg.det(axes).sign()[:, None, None]
+    united = Splats(
+        center=share * a.center + (1 - share) * b.center,
+        log_scale=0.5 * variance.clamp(min=1e-14).log().float(),
+        rotation=_quaternions(axes).float(),
+        opacity=torch.zeros(len(a)),
+        harmonics=mixed * a.harmonics + (1 - mixed) * b.harmonics,
+    )
+    # as much in all as the two together, spread over the larger surface
+    opacity = (cover_a + cover_b) / _surface(united).clamp(min=1e-20)
+    return replace(united, opacity=opacity.clamp(1e-4, 0.995).logit())
+
+
+def _surface(splats: Splats) -> Tensor:
+    """Product of the two longer axes, (n,): avatars are made of flat Gaussians."""
+    longest = splats.log_scale.topk(2, dim=-1).values
+    return longest.sum(-1).exp()
+
+
+def _cover(splats: Splats) -> Tensor:
+    return splats.opacity.sigmoid() * _surface(splats)
+
+
+def _covariance(splats: Splats) -> Tensor:
+    shape = rotation_matrices(splats.rotation) * splats.log_scale.exp()[:, None, :]
+    return shape @ shape.transpose(1, 2)
+
+
+def _quaternions(turn: Tensor) -> Tensor:
+    """Rotation matrices (n, 3, 3) -> (n, 4) w, x, y, z, by the largest of the four."""
+    m = turn
+    diagonal = m.diagonal(dim1=1, dim2=2)  # (n, 3)
+    trace = diagonal.sum(-1)
+    squares = torch.stack((trace, *(2 * diagonal[:, i] - trace for i in range(3))), -1)  # 4q^2 - 1
+    largest = squares.argmax(-1)
+    w, x, y, z = (squares.clamp(min=-1) + 1).unbind(-1)
+    a, b, c = m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]
+    p, q, r = m[:, 1, 0] + m[:, 0, 1], m[:, 0, 2] + m[:, 2, 0], m[:, 2, 1] + m[:, 1, 2]
+    rows = (
+        torch.stack(row, -1) for row in ((w, a, b, c), (a, x, p, q), (b, p, y, r), (c, q, r, z))
+    )
+    chosen = torch.stack(list(rows), 1)[torch.arange(len(m)), largest]
+    return torch.nn.functional.normalize(chosen, dim=-1)
+
+
+def _morton_order(center: Tensor, generator: torch.Generator) -> Tensor:
+    """Indices along a space-filling curve, shifted by a random offset."""
+    low, high = center.quantile(0.01, 0), center.quantile(0.99, 0)
+    cells = (center - low) / (high - low).amax().clamp(min=1e-12) * 0.4 + 0.3
+    cells = cells + 0.2 * torch.rand(3, generator=generator)
+    grid = (cells.clamp(0, 1) * (2**_CODE_BITS - 1)).long()
+    code = torch.zeros(len(center), dtype=torch.long)
+    for bit in range(_CODE_BITS):
+        for axis in range(3):
+            code |= ((grid[:, axis] >> bit) & 1) << (3 * bit + axis)
+    return code.argsort()
