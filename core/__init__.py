@@ -6,6 +6,10 @@ pixels      the only uint8 / uint16 HWC <-> float CHW conversion
 restorer    the contract of a restorer; copy and unsharp, the yardsticks
 compact     the network of the embedded restorer
 checkpoint  safetensors with a JSON header
+lora        low-rank changes to weights, as data
+adapter     compact fitted to one avatar: a LoRA file
+estimator   how blurred and how noisy a frame is
+turbo/      the SD-Turbo restorer
 registry    load_restorer(name or path)
 color_lock  keep the input's low frequencies
 tiling      overlapping tiles for large pictures

@@ -1,50 +1,77 @@
 """From a name or a file to a restorer."""
 
+import os
 from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
 
-from splatmend.core.checkpoint import CheckpointHeader, load_checkpoint
+from splatmend.core.adapter import load_adapter
+from splatmend.core.checkpoint import load_checkpoint, read_header
 from splatmend.core.compact import Compact, CompactConfig
-from splatmend.core.errors import CheckpointError, InputError, UnknownModelError
+from splatmend.core.errors import CheckpointError, InputError, ModelError, UnknownModelError
+from splatmend.core.lora import merge_lora
 from splatmend.core.restorer import Copy, NetworkRestorer, Restorer, UnsharpMask
 
-__all__ = ["available_restorers", "load_restorer", "pick_device"]
+__all__ = ["available_restorers", "fast_dtype", "load_restorer", "pick_device"]
 
-_Weights = dict[str, torch.Tensor]
-_Builder = Callable[[str, CheckpointHeader, _Weights, torch.device], Restorer]
+_COMPACT, _TURBO = "compact", "turbo"
+_TURBO_VARIABLE = "SPLATMEND_TURBO"
+_UPSTREAM_SUFFIXES = (".pkl", ".pt", ".pth")
 
 
 def available_restorers() -> list[str]:
-    """Names that `load_restorer` knows without a file."""
-    return sorted([*_WITHOUT_WEIGHTS, *_EMBEDDED])
+    """Names that `load_restorer` knows without a file; "turbo" needs one and is not among them."""
+    return sorted([*_WITHOUT_WEIGHTS, _COMPACT])
 
 
-def load_restorer(name_or_path: str | Path, *, device: str | torch.device = "auto") -> Restorer:
-    """Load a restorer by name ("compact") or from a checkpoint file.
+def load_restorer(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    base: str | Path | None = None,
+    adapter: str | Path | None = None,
+) -> Restorer:
+    """Load a restorer by name ("compact") or from a checkpoint: a file, or a folder of turbo's.
 
-    `device` is torch's ("cpu", "cuda:1"); "auto" takes the first accelerator, else the CPU.
+    "turbo" is the checkpoint that the environment variable SPLATMEND_TURBO names.
+
+    Args:
+        name_or_path: one of `available_restorers`, "turbo", or a path.
+        device: torch's ("cpu", "cuda:1"); "auto" takes the first accelerator, else the CPU.
+        base: for turbo only: the folder of SD-Turbo, or "download"; without it, the folder
+            that SPLATMEND_SD_TURBO names, or the hub's cache.
+        adapter: for compact only: a personal adapter that `splatmend train --rank` made.
 
     Raises:
         UnknownModelError: neither a known name nor a file.
         CheckpointError: the file cannot be read or does not fit its own header.
-        InputError: no such device here.
+        ModelError: turbo lacks diffusers, SD-Turbo, or weights of its own.
+        InputError: no such device here, or an adapter for a restorer that takes none.
     """
     target = pick_device(device)
     if name_or_path in _WITHOUT_WEIGHTS:
+        _refuse_adapter(name_or_path, adapter)
         return _WITHOUT_WEIGHTS[str(name_or_path)](target)
-    if name_or_path in _EMBEDDED:
-        with as_file(files("splatmend.core") / _EMBEDDED[str(name_or_path)]) as path:
-            return _from_file(path, str(name_or_path), target)
-    path = Path(name_or_path)
-    if not path.is_file():
+    if name_or_path == _COMPACT:
+        with as_file(files("splatmend.core") / "compact.safetensors") as path:
+            return _load_compact(path, _COMPACT, target, adapter)
+    path = _turbo_path() if name_or_path == _TURBO else Path(name_or_path)
+    if not path.exists():
         raise UnknownModelError(
-            f"no restorer called {str(name_or_path)!r} and no file of that name: "
-            f"use one of {', '.join(available_restorers())}, or the path of a checkpoint"
+            f"no restorer called {str(name_or_path)!r} and no file {path}: use one of "
+            f"{', '.join(available_restorers())}, turbo with weights, or the path of a checkpoint"
         )
-    return _from_file(path, path.stem, target)
+    if not _is_turbo(path):
+        return _load_compact(path, path.stem, target, adapter)
+    _refuse_adapter(name_or_path, adapter)
+    return _load_turbo(path, _TURBO if name_or_path == _TURBO else path.stem, target, base)
+
+
+def _refuse_adapter(name: str | Path, adapter: str | Path | None) -> None:
+    if adapter is not None:
+        raise InputError(f"{name} takes no adapter, only compact does: leave {adapter} out")
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -68,28 +95,60 @@ def pick_device(device: str | torch.device) -> torch.device:
     return wanted
 
 
-def _from_file(path: Path, name: str, device: torch.device) -> Restorer:
-    header, weights = load_checkpoint(path)
-    if header.architecture not in _BUILDERS:
-        raise CheckpointError(
-            f"{path} holds a {header.architecture!r}, this release knows "
-            f"{', '.join(sorted(_BUILDERS))}: update Splatmend or use another file"
+def _turbo_path() -> Path:
+    given = os.environ.get(_TURBO_VARIABLE)
+    if not given:
+        raise ModelError(
+            f"turbo comes without weights of its own: train some, or get those of img2img-turbo, "
+            f"Difix3D or S3Diff, and give their path or set {_TURBO_VARIABLE} to it; the "
+            f"restorer compact needs neither"
         )
+    return Path(given).expanduser()
+
+
+def _load_turbo(path: Path, name: str, device: torch.device, base: str | Path | None) -> Restorer:
+    try:  # here: diffusers takes seconds to import, and compact does without
+        from splatmend.core.turbo.files import read_turbo
+        from splatmend.core.turbo.restorer import load_turbo
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"turbo needs {error.name}, which is not installed: pip install 'splatmend[turbo]', "
+            f"or use the restorer compact"
+        ) from error
     try:
-        return _BUILDERS[header.architecture](name, header, weights, device)
+        return load_turbo(read_turbo(path), base=base, device=device, name=name)
+    except InputError as error:
+        raise CheckpointError(f"{path} cannot be run: {error}") from error
+
+
+def _is_turbo(path: Path) -> bool:
+    if path.is_dir() or path.suffix in _UPSTREAM_SUFFIXES:
+        return True
+    architecture = read_header(path).architecture
+    if architecture not in (_TURBO, _COMPACT):
+        raise CheckpointError(
+            f"{path} holds a {architecture!r}, this release knows {_COMPACT} and {_TURBO} as "
+            f"restorers: update Splatmend or use another file"
+        )
+    return architecture == _TURBO
+
+
+def _load_compact(
+    path: Path, name: str, device: torch.device, adapter: str | Path | None
+) -> Restorer:
+    header, weights = load_checkpoint(path)
+    lora = None if adapter is None else load_adapter(Path(adapter), weights)
+    try:
+        network = Compact(CompactConfig.from_dict(header.config))
+        network.load_state_dict(weights)
     except (TypeError, RuntimeError, InputError) as error:
         raise CheckpointError(
             f"{path} does not fit the {header.architecture!r} that its header describes: "
             f"{str(error).splitlines()[0]}"
         ) from error
-
-
-def _build_compact(
-    name: str, header: CheckpointHeader, weights: _Weights, device: torch.device
-) -> Restorer:
-    network = Compact(CompactConfig.from_dict(header.config))
-    network.load_state_dict(weights)
-    network.to(device, _fast_dtype(device)).to(memory_format=torch.channels_last)
+    if lora is not None:
+        merge_lora(network, lora)
+    network.to(device, fast_dtype(device)).to(memory_format=torch.channels_last)
     network.eval().requires_grad_(requires_grad=False)
     return NetworkRestorer(
         name,
@@ -101,7 +160,7 @@ def _build_compact(
     )
 
 
-def _fast_dtype(device: torch.device) -> torch.dtype:
+def fast_dtype(device: torch.device) -> torch.dtype:
     """Half precision where the hardware multiplies in it; elsewhere it is ten times slower."""
     if device.type == "cpu":
         capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -114,5 +173,3 @@ _WITHOUT_WEIGHTS: dict[str, Callable[[torch.device], Restorer]] = {
     "copy": Copy,
     "unsharp": UnsharpMask,
 }
-_EMBEDDED = {"compact": "compact.safetensors"}
-_BUILDERS: dict[str, _Builder] = {"compact": _build_compact}

@@ -11,6 +11,8 @@ stages    the bounded queue between decode, restore and encode
 compare   input and result in one picture
 video     restore_video: all of the above
 cli       the commands restore-video and splatmend
+convert   `splatmend convert`: between upstream's checkpoints and ours
+bench, ladder  `splatmend bench`: what each rung of the speed ladder brings
 """
 
 from splatmend.plugin.clip import CLIP_SUFFIXES, PICTURE_SUFFIXES, Clip, clips_in, open_clip

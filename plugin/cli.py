@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return command(given[1:]) or 0
         except ModuleNotFoundError as error:
             missing = f"it needs {error.name}, which is not installed"
-            way_out = "pip install 'splatmend[train]' brings all that the commands use"
+            way_out = "pip install 'splatmend[train,turbo]' brings all that the commands use"
             return _fail(InputError(f"{missing}: {way_out}"), f"splatmend {given[0]}")
         except SplatmendError as error:
             return _fail(error, f"splatmend {given[0]}")
@@ -109,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how it is restored")
     add = how.add_argument
     names = ", ".join(available_restorers())
-    add("--model", default="compact", help=f"{names}, or a checkpoint file (default: compact)")
+    add("--model", default="compact", help=f"{names}, turbo, or a checkpoint (default: compact)")
+    add("--adapter", type=Path, metavar="FILE", help="compact fitted to one avatar (train --rank)")
+    add("--base", metavar="DIR", help="SD-Turbo's folder for turbo, or: download")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     add("--strength", type=float, default=1.0, metavar="S", help="0, the input, to 1 (default)")
     add("--no-color-lock", action="store_true", help="let the model change broad colours too")
@@ -170,7 +172,9 @@ def _restore(given: argparse.Namespace) -> int:
     pairs = [(source, target)]
     if source.is_dir() and (clips := clips_in(source)):
         pairs = _folder_pairs(clips, target)
-    restorer = load_restorer(given.model, device=given.device)
+    restorer = load_restorer(
+        given.model, device=given.device, base=given.base, adapter=given.adapter
+    )
     worst = 0
     for clip, result in pairs:
         try:

@@ -142,7 +142,9 @@ def _write_frame(stem: Path, frame: Render, *, planes: bool) -> None:
     unfinished.write_bytes(encoded.tobytes())
     unfinished.replace(stem.with_suffix(".png"))
     if planes:
-        arrays = {"depth": frame.depth[0].numpy().astype(np.float16)}
-        if frame.motion is not None:
-            arrays["motion"] = frame.motion.numpy().astype(np.float16)
-        np.savez_compressed(stem.with_suffix(".npz"), **arrays)
+        depth = frame.depth[0].numpy().astype(np.float16)
+        if frame.motion is None:
+            np.savez_compressed(stem.with_suffix(".npz"), depth=depth)
+        else:
+            motion = frame.motion.numpy().astype(np.float16)
+            np.savez_compressed(stem.with_suffix(".npz"), depth=depth, motion=motion)

@@ -22,10 +22,16 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train a restorer on portraits."""
+    """How to train compact on portraits, or an adapter of it on renders of one avatar."""
 
-    faces: tuple[Path, ...]
+    faces: tuple[Path, ...] = ()
     """Folders of aligned portraits (with a manifest.json that splits them by person)."""
+    pairs: tuple[str, ...] = ()
+    """Real pairs instead: "folder of renders:folder of references", matched by file name."""
+    holdout: int = 0
+    """Every k-th pose of the pairs is kept for validation; 0 trains on all."""
+    rank: int = 0
+    """Rank of a personal adapter (LoRA) on frozen weights; 0 trains all of them."""
     out: Path = Path("runs/compact")
     """Where checkpoints, the log and the state for resuming go."""
     max_steps: int = 6000
@@ -53,9 +59,16 @@ class TrainConfig:
     lpips_weights: Path | None = None
     """Folder with lpips_{vgg,alex}_features.fp16.safetensors; without it they are downloaded."""
     init: Path | None = None
-    """Checkpoint to start from instead of fresh weights."""
+    """Checkpoint to start from; without it fresh weights, or the embedded compact's with a rank."""
 
     def __post_init__(self) -> None:
+        if bool(self.faces) == bool(self.pairs):
+            raise InputError("train on --faces or on --pairs: give one of the two")
+        if self.holdout < 0 or self.holdout == 1 or self.rank < 0:
+            raise InputError(
+                f"holdout must be 0 or at least 2 and rank at least 0, "
+                f"got {self.holdout} and {self.rank}"
+            )
         if self.crop % 32 or self.crop < self.vgg_side:
             raise InputError(
                 f"crop must be a multiple of 32 and at least vgg_side ({self.vgg_side}), "

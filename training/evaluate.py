@@ -7,7 +7,7 @@ Nothing here ever selects a checkpoint.
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -26,7 +26,12 @@ from splatmend.core.registry import load_restorer
 from splatmend.core.restore import RestoreOptions, restore_pixels
 from splatmend.core.restorer import Restorer
 from splatmend.training.metrics import METRICS, Measures
-from splatmend.training.pairs import PairSource, folder_pairs, portrait_pairs
+from splatmend.training.pairs import (
+    PairSource,
+    folder_pairs,
+    portrait_pairs,
+    split_folders,
+)
 
 __all__ = ["EvaluateConfig", "evaluate", "main", "markdown_table"]
 
@@ -41,8 +46,10 @@ class EvaluateConfig:
     """Folder of portraits with a manifest; its test split becomes the set "portraits"."""
     pairs: tuple[str, ...] = ()
     """Real pairs, each "folder of renders:folder of references", matched by file name."""
+    holdout: int = 0
+    """Judge only every k-th pose of the pairs, which `splatmend train --holdout k` left out."""
     restorers: tuple[str, ...] = ("unsharp", "compact")
-    """Names or checkpoints, one row each."""
+    """Names or checkpoints, one row each; "compact+FILE" puts a personal adapter on."""
     strength: float = 1.0
     out: Path = Path("runs/evaluation")
     """Receives evaluation.json, evaluation.md and one comparison picture for each set."""
@@ -71,12 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def evaluate(config: EvaluateConfig) -> dict[str, dict[str, Values]]:
     """Measure every set, write the report, return {set: {row: {measure: values}}}."""
-    restorers = [load_restorer(name, device=config.device) for name in config.restorers]
-    measures = Measures(config.lpips_weights, restorers[0].device if restorers else "cpu")
+    restorers = {name: _load(name, config.device) for name in config.restorers}
+    device = next((r.device for r in restorers.values()), torch.device("cpu"))
+    measures = Measures(config.lpips_weights, device)
     config.out.mkdir(parents=True, exist_ok=True)
     report, tables = {}, []
     for name, pairs in _sets(config):
-        rows, grid = _measure(pairs, restorers, measures, config.strength)
+        rows, grid = _measure(pairs, restorers, measures, config.strength, device)
         report[name] = rows
         tables.append(f"### {name}\n\n{markdown_table(rows)}")
         cv2.imwrite(str(config.out / f"{name.replace('/', '_')}.png"), grid[..., ::-1])
@@ -85,6 +93,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, dict[str, Values]]:
     (config.out / "evaluation.md").write_text(text)
     sys.stdout.write(f"{text}\nwritten to {config.out}\n")
     return report
+
+
+def _load(name: str, device: str) -> Restorer:
+    base, _, adapter = name.partition("+")
+    return load_restorer(base, device=device, adapter=adapter or None)
 
 
 def markdown_table(rows: dict[str, Values]) -> str:
@@ -105,20 +118,20 @@ def markdown_table(rows: dict[str, Values]) -> str:
 
 def _measure(
     pairs: Sequence[PairSource],
-    restorers: Sequence[Restorer],
+    restorers: Mapping[str, Restorer],
     measures: Measures,
     strength: float,
+    device: torch.device,
 ) -> tuple[dict[str, Values], NDArray[np.uint8]]:
     """All values of one set, and a picture with input, outputs and reference side by side."""
     options = RestoreOptions(strength=strength)
-    device = restorers[0].device if restorers else torch.device("cpu")
     rows: dict[str, Values] = {}
     pictures = []
     shown = set(np.linspace(0, len(pairs) - 1, _GRID_ROWS).round().astype(int).tolist())
     for index, load in enumerate(tqdm(pairs, disable=not sys.stderr.isatty())):
         degraded, clean = (plane.to(device) for plane in load())
         outputs = {"input": degraded}
-        outputs |= {r.name: restore_pixels(r, degraded, options) for r in restorers}
+        outputs |= {n: restore_pixels(r, degraded, options) for n, r in restorers.items()}
         # judged as a viewer gets them: rounded to 8 bits
         rounded = {n: to_tensor(from_tensor(o, np.uint8), device) for n, o in outputs.items()}
         for name, row in measures(rounded, clean).items():
@@ -138,11 +151,11 @@ def _sets(config: EvaluateConfig) -> Iterator[tuple[str, list[PairSource]]]:
     if config.faces is not None:
         yield "portraits", _thin_out(portrait_pairs(config.faces), config.limit)
     for folders in config.pairs:
-        renders, _, references = folders.partition(":")
-        if not references:
-            raise InputError(f"--pairs takes RENDERS:REFERENCES, got {folders!r}")
-        name = "/".join(Path(renders).parts[-2:])
-        yield name, _thin_out(folder_pairs(Path(renders), Path(references)), config.limit)
+        renders, references = split_folders(folders)
+        pairs = folder_pairs(renders, references)
+        if config.holdout:
+            pairs = pairs[config.holdout - 1 :: config.holdout]
+        yield "/".join(renders.parts[-2:]), _thin_out(pairs, config.limit)
 
 
 def _thin_out(pairs: list[PairSource], limit: int | None) -> list[PairSource]:

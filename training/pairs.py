@@ -15,7 +15,15 @@ from splatmend.core.pixels import to_tensor
 from splatmend.training.dataset import Portrait, load_portraits
 from splatmend.training.degradations import degrade, draw_recipe
 
-__all__ = ["PairSource", "folder_pairs", "portrait_pairs", "subject_box"]
+__all__ = [
+    "PairSource",
+    "folder_pairs",
+    "matched_names",
+    "portrait_pairs",
+    "read_picture",
+    "split_folders",
+    "subject_box",
+]
 
 PairSource = Callable[[], tuple[Tensor, Tensor]]
 """Loads one pair (degraded, clean), each (1, 3, h, w) in [0, 1]."""
@@ -45,8 +53,30 @@ def _degraded(portrait: Portrait, seed: int) -> tuple[Tensor, Tensor]:
     return degrade(clean, draw_recipe(generator), generator), clean
 
 
+def split_folders(folders: str) -> tuple[Path, Path]:
+    """RENDERS:REFERENCES -> both folders.
+
+    Raises:
+        InputError: one of them is missing.
+    """
+    renders, _, references = folders.partition(":")
+    if not renders or not references:
+        raise InputError(f"--pairs takes RENDERS:REFERENCES, got {folders!r}")
+    return Path(renders), Path(references)
+
+
 def folder_pairs(renders: Path, references: Path) -> list[PairSource]:
     """Pictures of equal name in two folders, cut to the box around what the reference shows.
+
+    Raises:
+        InputError: no folder, or no name that both have.
+    """
+    names = matched_names(renders, references)
+    return [partial(_read_pair, renders / name, references / name) for name in names]
+
+
+def matched_names(renders: Path, references: Path) -> list[str]:
+    """File names of pictures that both folders have, sorted.
 
     Raises:
         InputError: no folder, or no name that both have.
@@ -61,22 +91,33 @@ def folder_pairs(renders: Path, references: Path) -> list[PairSource]:
     )
     if not names:
         raise InputError(f"{renders} and {references} have no picture name in common")
-    return [partial(_read_pair, renders / name, references / name) for name in names]
+    return names
 
 
 def _read_pair(render: Path, reference: Path) -> tuple[Tensor, Tensor]:
-    ours, clean = _read(render), _read(reference)
+    ours, clean = read_picture(render), read_picture(reference)
     if ours.shape != clean.shape:
         raise InputError(f"{render} is {ours.shape}, its reference {clean.shape}: sizes must agree")
     box = subject_box(clean)
     return to_tensor([ours[box]]), to_tensor([clean[box]])
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise InputError(f"{path} is not a picture that OpenCV can read")
-    return np.ascontiguousarray(picture[..., ::-1], np.uint8)
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """RGB (h, w, 3); a picture with alpha is laid over white.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if picture is None or picture.dtype != np.uint8:
+        raise InputError(f"{path} is not an 8-bit picture that OpenCV can read")
+    if picture.ndim == 2:
+        picture = np.repeat(picture[..., None], 3, 2)
+    color = picture[..., 2::-1]
+    if picture.shape[2] == 4:
+        alpha = picture[..., 3:].astype(np.float32) / 255
+        color = np.rint(color * alpha + 255 * (1 - alpha))
+    return np.ascontiguousarray(color, np.uint8)
 
 
 def subject_box(picture: NDArray[np.uint8]) -> tuple[slice, slice]:

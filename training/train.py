@@ -1,8 +1,9 @@
-"""`splatmend train`: the loop that makes compact. One screen of steps, exact resume."""
+"""`splatmend train`: the loop that makes compact and its adapters, with exact resume."""
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,13 +13,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from splatmend.core.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
-from splatmend.core.compact import Compact, CompactConfig
-from splatmend.core.errors import InputError
 from splatmend.training.config import TrainConfig
 from splatmend.training.dataset import Portrait, Split, draw_batch, load_portraits
 from splatmend.training.losses import LpipsLoss, gram_distance, log_mse
 from splatmend.training.metrics import load_lpips, psnr
+from splatmend.training.pair_crops import draw_pair_batch, load_pairs
+from splatmend.training.run_state import RunState
 
 __all__ = ["learning_rate_share", "main", "train"]
 
@@ -42,12 +42,12 @@ def train(config: TrainConfig) -> Path:
     an uninterrupted one exactly.
     """
     config.out.mkdir(parents=True, exist_ok=True)
-    portraits = [p for f in config.faces for p in _load(f, "train", config)]
-    validation = [p for f in config.faces if _has_manifest(f) for p in _load(f, "val", config)]
-    state = _State(config)
+    draw, draw_validation = _sources(config)
+    state = RunState(config)
     network, optimizer = state.network, state.optimizer
+    trained = [p for p in network.parameters() if p.requires_grad]
     losses = _Losses(config)
-    batches = _batches(portraits, config, state.step)
+    batches = _batches(draw, config, state.step)
     bar = tqdm(batches, initial=state.step, total=config.max_steps)
     started = time.monotonic()
     for step, batch in enumerate(bar, state.step):
@@ -61,7 +61,7 @@ def train(config: TrainConfig) -> Path:
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
         optimizer.step()
         state.advance(time.monotonic() - started)
         started = time.monotonic()
@@ -69,32 +69,48 @@ def train(config: TrainConfig) -> Path:
         row |= {name: value.item() for name, value in terms.items()}
         bar.set_postfix_str(" ".join(f"{k} {v:.3f}" for k, v in row.items() if k != "step"))
         _log(config.out / "log.jsonl", row)
-        if validation and state.step % config.validate_every == 0:
-            _log(config.out / "validation.jsonl", _validate(state, losses, validation, config))
+        if draw_validation and state.step % config.validate_every == 0:
+            _log(config.out / "validation.jsonl", _validate(state, losses, draw_validation))
         if state.step % config.save_every == 0:
             state.save()
     return state.save()
 
 
+_Draw = Callable[..., tuple[Tensor, Tensor]]
+"""Draws the batch (degraded, clean) of the keyword `step`; can be sent to a worker."""
+
+
+def _sources(config: TrainConfig) -> tuple[_Draw, _Draw | None]:
+    """What the run trains on, and what it validates on, if anything."""
+    size = {"seed": config.seed, "batch": config.batch, "crop": config.crop}
+    judged = size | {"seed": _VALIDATION_SEED, "batch": 4}
+    if config.pairs:
+        pairs = [p for f in config.pairs for p in load_pairs(f, "train", holdout=config.holdout)]
+        draw = partial(draw_pair_batch, pairs, **size)
+        if not config.holdout:
+            return draw, None
+        held = [p for f in config.pairs for p in load_pairs(f, "held out", holdout=config.holdout)]
+        return draw, partial(draw_pair_batch, held, **judged)
+    portraits = [p for f in config.faces for p in _load(f, "train", config)]
+    validation = [p for f in config.faces if _has_manifest(f) for p in _load(f, "val", config)]
+    draw = partial(draw_batch, portraits, **size)
+    return draw, partial(draw_batch, validation, **judged) if validation else None
+
+
 class _Steps(Dataset[tuple[Tensor, Tensor]]):
     """The batches of a run, by step: a worker needs nothing but the number."""
 
-    def __init__(self, portraits: Sequence[Portrait], config: TrainConfig) -> None:
-        self.portraits, self.config = portraits, config
+    def __init__(self, draw: _Draw) -> None:
+        self.draw = draw
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        config = self.config
-        return draw_batch(
-            self.portraits, seed=config.seed, step=step, batch=config.batch, crop=config.crop
-        )
+        return self.draw(step=step)
 
 
-def _batches(
-    portraits: Sequence[Portrait], config: TrainConfig, start: int
-) -> DataLoader[tuple[Tensor, Tensor]]:
+def _batches(draw: _Draw, config: TrainConfig, start: int) -> DataLoader[tuple[Tensor, Tensor]]:
     """The batches from step `start` on, in order, whatever the number of workers."""
     return DataLoader(
-        _Steps(portraits, config),
+        _Steps(draw),
         batch_size=None,
         sampler=range(start, config.max_steps),
         num_workers=config.workers,
@@ -116,85 +132,6 @@ def _load(folder: Path, split: Split, config: TrainConfig) -> list[Portrait]:
     return load_portraits(
         folder, split, cache=config.out.parent / "foreground", foreground=with_foreground
     )
-
-
-class _State:
-    """Everything that a resumed run needs: weights, their average, the optimiser, the step."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.config, self.step, self.seconds = config, 0, 0.0
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            self.network = Compact(CompactConfig())
-        self.network.to(config.device).to(memory_format=torch.channels_last)
-        if config.init is not None:
-            _, weights = load_checkpoint(config.init)
-            self.network.load_state_dict(weights)
-        self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=(0.9, 0.99),
-        )
-        if self._file.exists():
-            self._resume()
-
-    @property
-    def _file(self) -> Path:
-        return self.config.out / "state.pt"
-
-    def _resume(self) -> None:
-        stored = torch.load(self._file, weights_only=True, map_location=self.config.device)
-        if stored["seed"] != self.config.seed:
-            raise InputError(
-                f"{self._file} was made with seed {stored['seed']}, not {self.config.seed}: "
-                f"use that seed or another --out"
-            )
-        self.step, self.seconds = stored["step"], stored["seconds"]
-        self.network.load_state_dict(stored["network"])
-        self.average = stored["average"]
-        self.optimizer.load_state_dict(stored["optimizer"])
-
-    def advance(self, seconds: float) -> None:
-        """Count a finished update and average its weights."""
-        self.step += 1
-        self.seconds += seconds
-        # a young average would remember the initialisation: let it grow with the run
-        decay = min(self.config.ema, self.step / (self.step + 10))
-        with torch.no_grad():
-            for name, value in self.network.state_dict().items():
-                self.average[name].lerp_(value, 1 - decay)
-
-    def averaged(self) -> Compact:
-        """A copy of the network with the averaged weights."""
-        network = Compact(self.network.config)
-        network.load_state_dict(self.average)
-        return network.to(self.config.device).to(memory_format=torch.channels_last).eval()
-
-    def save(self) -> Path:
-        """Write the state for resuming and the averaged weights as a checkpoint."""
-        unfinished = self._file.with_suffix(".part")
-        torch.save(
-            {
-                "step": self.step,
-                "seconds": self.seconds,
-                "seed": self.config.seed,
-                "network": self.network.state_dict(),
-                "average": self.average,
-                "optimizer": self.optimizer.state_dict(),
-            },
-            unfinished,
-        )
-        unfinished.replace(self._file)
-        path = self.config.out / "compact.safetensors"
-        header = CheckpointHeader(
-            "compact",
-            self.network.config.to_dict(),
-            {"steps": self.step, "seconds": round(self.seconds), "seed": self.config.seed},
-        )
-        save_checkpoint(path, header, self.average, dtype=torch.float16)
-        return path
 
 
 class _Losses:
@@ -241,18 +178,13 @@ class _Losses:
 
 
 @torch.no_grad()
-def _validate(
-    state: _State, losses: _Losses, portraits: Sequence[Portrait], config: TrainConfig
-) -> Mapping[str, float]:
-    """Mean LPIPS of the averaged weights and of their input on fixed validation crops."""
+def _validate(state: RunState, losses: _Losses, draw: _Draw) -> Mapping[str, float]:
+    """Mean LPIPS and PSNR of the averaged weights and of their input on fixed crops."""
     network = state.averaged()
     totals = {"step": float(state.step)}
     count = 6
     for step in range(count):
-        degraded, clean = (
-            t.to(config.device)
-            for t in draw_batch(portraits, seed=_VALIDATION_SEED, step=step, batch=4, crop=192)
-        )
+        degraded, clean = (t.to(state.config.device) for t in draw(step=step))
         restored = (degraded + network(degraded)).clamp(0, 1)
         for name, picture in (("input", degraded), ("ours", restored)):
             for backbone, metric in (("vgg", losses.vgg), ("alex", losses.alex)):

@@ -1,4 +1,4 @@
-"""The contract, over every registered restorer and a checkpoint file."""
+"""The contract, over every registered restorer and checkpoints of compact and turbo."""
 
 from pathlib import Path
 
@@ -8,9 +8,12 @@ import torch
 from splatmend.core import InputError, Restorer, available_restorers, load_restorer
 
 
-@pytest.fixture(params=[*available_restorers(), "checkpoint"])
+@pytest.fixture(params=[*available_restorers(), "checkpoint", "turbo checkpoint"])
 def restorer(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Restorer:
     name = request.param
+    if name == "turbo checkpoint":
+        path, base = map(request.getfixturevalue, ("tiny_turbo", "tiny_base"))
+        return load_restorer(path, device="cpu", base=base)
     return load_restorer(tiny_checkpoint if name == "checkpoint" else name, device="cpu")
 
 

@@ -285,4 +285,4 @@ def test_a_command_whose_packages_are_missing_says_what_to_install(capsys, monke
     assert cli.main(["train"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "needs lpips, which is not installed: pip install 'splatmend[train]'" in said
+    assert "needs lpips, which is not installed: pip install 'splatmend[train,turbo]'" in said

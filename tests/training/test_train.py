@@ -76,7 +76,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
 def test_another_seed_may_not_take_up_a_run(portraits_folder: Path, tmp_path: Path) -> None:
     train(config(portraits_folder, tmp_path / "run", max_steps=3))
-    with pytest.raises(InputError, match="was made with seed 0, not 1"):
+    with pytest.raises(InputError, match="made with seed 0 and rank 0, not 1 and 0"):
         train(config(portraits_folder, tmp_path / "run", max_steps=4, seed=1))
 
 

@@ -1,0 +1,71 @@
+"""Personal adapters: a few hundred kB of LoRA that fit compact to one avatar."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatmend.core.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
+from splatmend.core.errors import CheckpointError
+from splatmend.core.lora import Lora
+
+__all__ = ["fingerprint", "load_adapter", "save_adapter"]
+
+_ARCHITECTURE = "compact-lora"
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """Sixteen hexadecimal digits that name a set of weights, whatever precision they are in."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().half().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_adapter(
+    path: Path, lora: Lora, base: Mapping[str, Tensor], notes: Mapping[str, Any]
+) -> None:
+    """Write an adapter for the network whose weights are `base`, in float16."""
+    header = CheckpointHeader(
+        _ARCHITECTURE,
+        {"rank": lora.rank, "alpha": lora.alpha, "base": fingerprint(base)},
+        notes,
+    )
+    halves = {"down": lora.down, "up": lora.up}
+    tensors = {f"{half}.{name}": value for half, m in halves.items() for name, value in m.items()}
+    save_checkpoint(path, header, tensors, dtype=torch.float16)
+
+
+def load_adapter(path: Path, base: Mapping[str, Tensor]) -> Lora:
+    """Read an adapter made for the network whose weights are `base`.
+
+    Raises:
+        CheckpointError: the file cannot be read, is no adapter, or belongs to other weights.
+    """
+    header, tensors = load_checkpoint(path)
+    if header.architecture != _ARCHITECTURE:
+        raise CheckpointError(
+            f"{path} holds a {header.architecture!r}, not an adapter of compact: "
+            f"`splatmend train --pairs ... --rank 8` makes one"
+        )
+    try:
+        made_for, rank = str(header.config["base"]), int(header.config["rank"])
+        alpha = float(header.config["alpha"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} has a damaged header: {error!r}") from error
+    if made_for != (ours := fingerprint(base)):
+        raise CheckpointError(
+            f"{path} was trained on other weights ({made_for}) than those it is put on ({ours}): "
+            f"train it again on this base, or use the base that it was made with"
+        )
+    down, up = (
+        {name.removeprefix(half): v for name, v in tensors.items() if name.startswith(half)}
+        for half in ("down.", "up.")
+    )
+    if down.keys() != up.keys() or any(len(value) != rank for value in down.values()):
+        raise CheckpointError(f"{path} is damaged: its LoRA halves do not match its rank {rank}")
+    return Lora(rank=rank, alpha=alpha, down=down, up=up)

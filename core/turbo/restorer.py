@@ -1,0 +1,278 @@
+"""turbo as a restorer: precision, memory layout, compilation, frames with their own weights."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from splatmend.core.errors import InputError
+from splatmend.core.lora import Lora
+from splatmend.core.pixels import crop_to, pad_to_multiple
+from splatmend.core.restorer import checked
+from splatmend.core.turbo.base import encode_prompts, find_base, load_base
+from splatmend.core.turbo.guidance import Guidance, guided_weights
+from splatmend.core.turbo.network import Turbo
+from splatmend.core.turbo.tiny_decoder import TinyDecoded, load_tiny_decoder
+from splatmend.core.turbo.weights import TurboWeights, build_turbo
+
+__all__ = [
+    "Guide",
+    "TurboOptions",
+    "TurboRestorer",
+    "load_network",
+    "load_turbo",
+    "turbo_restorer",
+]
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Decoder = Literal["full", "taesd"]
+
+
+@dataclass(frozen=True)
+class TurboOptions:
+    """How turbo is run."""
+
+    dtype: Precision = "auto"
+    """float16 on CUDA devices, else float32.
+
+    At timestep 999 the step multiplies errors by 14.6, and bfloat16 rounds eight times more
+    coarsely than float16: it is never the default. float16 suits the autoencoder too although
+    its config says `force_upcast`: that is a default of diffusers' class, read by the pipelines
+    of SDXL, whose autoencoder does overflow, and not by SD-Turbo's. Should a frame overflow all
+    the same, it is done again in bfloat16.
+    """
+    compile: bool = False
+    """torch.compile with CUDA graphs, once for each shape: minutes at first, then faster.
+
+    Graphs belong to the thread that made them: call such a restorer from one thread.
+    """
+    channels_last: bool = True
+    """Channels beside each other in memory, as tensor cores read them."""
+    decoder: Decoder = "full"
+    """With "taesd" a frame takes a quarter of the arithmetic, but the input's fine detail is
+    lost, because the small decoder has no place for skips."""
+    taesd: Path | None = None
+    """Folder of the small decoder; without one, from the hub's cache."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("dtype", get_args(Precision)), ("decoder", get_args(Decoder))):
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Degradation guidance with all that it needs: each frame gets weights of its own."""
+
+    guidance: Guidance
+    estimator: Callable[[Tensor], Tensor]
+    """(n, 3, h, w) in [0, 1] -> degradation scores (n, 2) in [0, 1]."""
+    unet_lora: Lora
+    vae_lora: Lora
+
+    def weights(self, network: Turbo, score: Tensor) -> dict[str, Tensor]:
+        """The network's merged weights for frames of one score (2,)."""
+        return guided_weights(network, self.unet_lora, self.vae_lora, self.guidance, score)
+
+
+@dataclass(frozen=True)
+class TurboRestorer:
+    """The contract of core/restorer.py over a turbo network; see `load_turbo`."""
+
+    name: str
+    network: Turbo | TinyDecoded
+    forward: Callable[[Tensor], Tensor]
+    """The network itself, or what torch.compile made of it."""
+    device: torch.device
+    dtype: torch.dtype
+    memory_format: torch.memory_format
+    multiple: int
+    guide: Guide | None = None
+    keeps_colors: bool = False
+
+    @property
+    def reach(self) -> int:
+        """One cell of the coarsest grid (64 pixels), which is what tiles give away at each side.
+
+        In truth group norms and attention see the whole picture, so that tiles differ by a
+        little in tone from the picture in one piece; their edges are blended all the same.
+        """
+        return self.multiple
+
+    @checked
+    def __call__(self, rgb: Tensor) -> Tensor:
+        """Restore in `dtype`; padding, step and result are float32."""
+        source = _upload(rgb, self.device)
+        padded = pad_to_multiple(source, self.multiple)
+        if self.guide is None:
+            restored = self._restore(padded)
+        else:
+            scores = self.guide.estimator(source)
+            restored = torch.cat(
+                [
+                    self._restore(frame[None], self._weights(self.guide, score))
+                    for frame, score in zip(padded, scores, strict=True)
+                ]
+            )
+        return _download(crop_to(restored, (rgb.shape[2], rgb.shape[3])), rgb)
+
+    def _weights(self, guide: Guide, score: Tensor) -> dict[str, Tensor]:
+        if isinstance(self.network, TinyDecoded):
+            weights = guide.weights(self.network.turbo, score)
+            return {f"turbo.{name}": weight for name, weight in weights.items()}
+        return guide.weights(self.network, score)
+
+    def _restore(self, padded: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Padded float32 frames -> restored float32 frames, finite."""
+        picture = padded.to(self.dtype, memory_format=self.memory_format)
+        if weights:
+            restored: Tensor = functional_call(self.network, dict(weights), (picture,))
+        else:
+            restored = self.forward(picture)
+        if self.dtype != torch.float16:
+            return restored
+        finite = restored.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
+        if finite.all():
+            return restored
+        # adapters may drive activations past 65504: bfloat16 is coarser but reaches further
+        own = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
+        wide = {name: value.bfloat16() for name, value in {**own, **(weights or {})}.items()}
+        again: Tensor = functional_call(self.network, wide, (picture.bfloat16(),))
+        return torch.where(finite, restored, again)
+
+
+def load_turbo(
+    weights: TurboWeights,
+    *,
+    base: str | Path | None = None,
+    device: torch.device,
+    options: TurboOptions | None = None,
+    name: str = "turbo",
+) -> TurboRestorer:
+    """Put a checkpoint on SD-Turbo and make a restorer of it.
+
+    Args:
+        weights: what `splatmend.core.turbo.files.read_turbo` gave.
+        base: where SD-Turbo is; see `find_base`.
+        device: where it runs.
+        options: precision, layout, compilation, decoder.
+        name: for tables and logs.
+
+    Raises:
+        ModelError: SD-Turbo or the small decoder cannot be found.
+        CheckpointError: a file is damaged or fits no other.
+    """
+    network = load_network(weights, base=base)
+    guide = None
+    if weights.guidance is not None:
+        from splatmend.core.estimator import load_estimator  # only guidance asks for scores
+
+        guide = Guide(weights.guidance, load_estimator(), weights.unet_lora, weights.vae_lora)
+    return turbo_restorer(network, device=device, options=options, guide=guide, name=name)
+
+
+def load_network(weights: TurboWeights, *, base: str | Path | None = None) -> Turbo:
+    """SD-Turbo with a checkpoint in it: float32, on the CPU, LoRA merged except under guidance.
+
+    Raises:
+        ModelError: SD-Turbo cannot be found.
+        CheckpointError: a file is damaged or fits no other.
+    """
+    folder = find_base(base, words=weights.prompts is None)
+    prompts = weights.prompts
+    if prompts is None:  # before the networks, so that the text encoder is gone by then
+        prompts = encode_prompts(folder, _words(weights))
+    return build_turbo(*load_base(folder), prompts, weights)
+
+
+def turbo_restorer(
+    network: Turbo,
+    *,
+    device: torch.device,
+    options: TurboOptions | None = None,
+    guide: Guide | None = None,
+    name: str = "turbo",
+) -> TurboRestorer:
+    """Make a restorer of a network, which it takes over and converts.
+
+    Raises:
+        InputError: compilation together with guidance, whose weights change with each frame.
+    """
+    options = options or TurboOptions()
+    if options.compile and guide is not None:
+        raise InputError("a guided checkpoint has other weights for each frame: do not compile it")
+    dtype = _precision(options.dtype, device)
+    multiple = network.multiple
+    used: Turbo | TinyDecoded = network
+    if options.decoder == "taesd":
+        used = TinyDecoded(network, load_tiny_decoder(options.taesd))
+    layout = torch.channels_last if options.channels_last else torch.contiguous_format
+    used.to(device, dtype).to(memory_format=layout)
+    used.eval().requires_grad_(requires_grad=False)
+    forward = _compiled(used) if options.compile else used
+    guide = guide and _moved(guide, device, dtype)
+    return TurboRestorer(name, used, forward, device, dtype, layout, multiple, guide)
+
+
+def _precision(wanted: Precision, device: torch.device) -> torch.dtype:
+    if wanted == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    dtype: torch.dtype = getattr(torch, wanted)
+    return dtype
+
+
+def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """One CUDA graph for each shape; the caller copies the result before the next call."""
+    # not fullgraph, though it is one: past eight shapes torch then falls back instead of failing
+    compiled = torch.compile(network, mode="reduce-overhead", dynamic=False)
+
+    def forward(picture: Tensor) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        restored: Tensor = compiled(picture)
+        return restored
+
+    return forward
+
+
+def _moved(guide: Guide, device: torch.device, dtype: torch.dtype) -> Guide:
+    """The guide on the device once, instead of once for each frame; scores stay float32."""
+
+    def moved(lora: Lora) -> Lora:
+        halves = (lora.down, lora.up)
+        down, up = ({n: t.to(device, dtype) for n, t in half.items()} for half in halves)
+        return replace(lora, down=down, up=up)
+
+    guidance = guide.guidance.to(device).eval().requires_grad_(requires_grad=False)
+    estimator = guide.estimator
+    if isinstance(estimator, nn.Module):
+        estimator = estimator.to(device).eval().requires_grad_(requires_grad=False)
+    return Guide(guidance, estimator, moved(guide.unet_lora), moved(guide.vae_lora))
+
+
+def _words(weights: TurboWeights) -> list[str]:
+    """Prompt and, under classifier-free guidance, negative prompt; a file has one a line."""
+    lines = weights.settings.prompt.split("\n")
+    return [lines[0]] if weights.settings.cfg_scale == 1 else [*lines, ""][:2]
+
+
+def _upload(rgb: Tensor, device: torch.device) -> Tensor:
+    """Float32 on the device; through page-locked memory, which needs no second copy."""
+    if device.type == "cuda" and rgb.device.type == "cpu":
+        rgb = rgb.pin_memory()
+    return rgb.to(device, torch.float32, non_blocking=True)
+
+
+def _download(restored: Tensor, like: Tensor) -> Tensor:
+    """Back to the device and dtype of `like`."""
+    if restored.device.type != "cuda" or like.device.type != "cpu":
+        return restored.to(like.device, like.dtype).contiguous()
+    target = torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+    target.copy_(restored.to(like.dtype), non_blocking=True)
+    torch.cuda.current_stream(restored.device).synchronize()
+    return target

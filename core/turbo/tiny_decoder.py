@@ -1,0 +1,58 @@
+"""A small decoder in place of the full one: a quarter of the arithmetic, and less detail.
+
+TAESD (Ollin Boer Bohan, madebyollin/taesd) decodes the same latents with 64 channels. It
+has no place for the encoder's skips, so fine detail of the input (hair, print, skin) is
+redrawn from the latent instead of kept: for previews, not for final frames.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny
+from huggingface_hub import try_to_load_from_cache
+from torch import Tensor, nn
+
+from splatmend.core.errors import ModelError
+from splatmend.core.turbo.base import load_part
+from splatmend.core.turbo.network import Turbo
+
+__all__ = ["TinyDecoded", "load_tiny_decoder"]
+
+_REPOSITORY = "madebyollin/taesd"
+
+
+class TinyDecoded(nn.Module):
+    """Turbo whose own decoder is replaced; it takes the network over."""
+
+    def __init__(self, turbo: Turbo, decoder: nn.Module) -> None:
+        super().__init__()
+        self.turbo, self.decoder = turbo, decoder
+        turbo.vae.decoder = nn.Identity()  # its memory
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """Restore (n, 3, h, w) in [0, 1] -> the same, float32."""
+        picture = 2 * rgb - 1 if self.turbo.settings.input_range == "pm1" else rgb
+        moments, _ = self.turbo.encode(picture)
+        # TAESD takes latents as the UNet has them, scaled
+        clean = self.turbo.denoise(self.turbo.latent(moments))
+        restored: Tensor = self.decoder(clean.to(rgb.dtype))
+        return (restored.float().clamp(-1, 1) + 1) / 2
+
+
+def load_tiny_decoder(folder: str | Path | None = None) -> nn.Module:
+    """The decoder of an AutoencoderTiny: from a folder, or TAESD's from the hub's cache.
+
+    Raises:
+        ModelError: there is none in the cache.
+        CheckpointError: the folder is damaged or of another kind.
+    """
+    if folder is None:
+        config = try_to_load_from_cache(_REPOSITORY, "config.json")
+        if not isinstance(config, str):
+            raise ModelError(
+                f"the small decoder is not in the hub's cache: `hf download {_REPOSITORY}` puts "
+                f"it there (10 MB), or give the folder of an AutoencoderTiny"
+            )
+        folder = Path(config).parent
+    decoder: nn.Module = load_part(AutoencoderTiny, Path(folder), torch.float32).decoder
+    return decoder

@@ -1,0 +1,65 @@
+"""What a turbo checkpoint adds to SD-Turbo, whatever file it came in, and how it is built in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+
+from splatmend.core.errors import CheckpointError
+from splatmend.core.turbo.adapters import Lora, merge_lora
+from splatmend.core.turbo.guidance import Guidance
+from splatmend.core.turbo.network import Turbo, TurboSettings
+
+__all__ = ["TurboWeights", "build_turbo"]
+
+_NO_LORA = Lora(rank=1)
+
+
+@dataclass(frozen=True)
+class TurboWeights:
+    """The content of a checkpoint; everything in the file's own precision, on the CPU."""
+
+    settings: TurboSettings
+    unet_lora: Lora = _NO_LORA
+    vae_lora: Lora = _NO_LORA
+    unet_plain: Mapping[str, Tensor] = field(default_factory=dict)
+    """Weights that replace the base's: `conv_in.*`, or a whole UNet (Difix)."""
+    vae_plain: Mapping[str, Tensor] = field(default_factory=dict)
+    """`decoder.skip_conv_{1..4}.weight`, and whatever else replaces the base's."""
+    prompts: Tensor | None = None
+    """(1 or 2, tokens, width) where the file stores them; upstream's do not."""
+    guidance: Guidance | None = None
+    """S3Diff's degradation guidance; then the LoRAs are merged for each frame, not once."""
+
+
+def build_turbo(
+    unet: UNet2DConditionModel, vae: AutoencoderKL, prompts: Tensor, weights: TurboWeights
+) -> Turbo:
+    """Put a checkpoint into fresh base networks, which it takes over.
+
+    LoRAs are merged, except under guidance. `prompts` serve where the file has none.
+
+    Raises:
+        CheckpointError: the file does not fit these networks.
+    """
+    stored = prompts if weights.prompts is None else weights.prompts
+    network = Turbo(unet, vae, stored, weights.settings)
+    _replace(unet, weights.unet_plain, "UNet")
+    _replace(vae, weights.vae_plain, "autoencoder")
+    if weights.guidance is None:
+        merge_lora(unet, weights.unet_lora)
+        merge_lora(vae, weights.vae_lora)
+    return network.eval().requires_grad_(requires_grad=False)
+
+
+def _replace(network: nn.Module, plain: Mapping[str, Tensor], what: str) -> None:
+    own = network.state_dict()
+    for name, value in plain.items():
+        if name not in own or own[name].shape != value.shape:
+            found = tuple(own[name].shape) if name in own else "no such weight"
+            raise CheckpointError(
+                f"{name} {tuple(value.shape)} of the file does not fit the {what} "
+                f"({found}): the file belongs to another base model"
+            )
+    network.load_state_dict(dict(plain), strict=False)
