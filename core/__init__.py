@@ -9,6 +9,7 @@ checkpoint  safetensors with a JSON header
 lora        low-rank changes to weights, as data
 adapter     compact fitted to one avatar: a LoRA file
 estimator   how blurred and how noisy a frame is
+gate        leave clean frames alone
 turbo/      the SD-Turbo restorer
 registry    load_restorer(name or path)
 color_lock  keep the input's low frequencies
@@ -35,7 +36,9 @@ from splatmend.core.errors import (
     VideoInputError,
     VideoOutputError,
 )
+from splatmend.core.estimator import DegradationEstimator, artifact_score, load_estimator
 from splatmend.core.frame import AlphaKind, Frame
+from splatmend.core.gate import Gated
 from splatmend.core.pixels import crop_to, from_tensor, pad_to_multiple, to_tensor
 from splatmend.core.registry import available_restorers, load_restorer, pick_device
 from splatmend.core.restore import RestoreOptions, alpha_box, restore_frames, restore_pixels
@@ -51,7 +54,9 @@ __all__ = [
     "CompactConfig",
     "Copy",
     "DamagedInputError",
+    "DegradationEstimator",
     "Frame",
+    "Gated",
     "InputError",
     "ModelError",
     "NetworkRestorer",
@@ -65,11 +70,13 @@ __all__ = [
     "VideoInputError",
     "VideoOutputError",
     "alpha_box",
+    "artifact_score",
     "available_restorers",
     "checked",
     "crop_to",
     "from_tensor",
     "load_checkpoint",
+    "load_estimator",
     "load_restorer",
     "lock_colors",
     "low_frequencies",

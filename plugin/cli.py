@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -13,11 +14,14 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from splatmend.core import (
+    Gated,
     InputError,
     RestoreOptions,
     Restorer,
     SplatmendError,
+    Tiled,
     available_restorers,
+    load_estimator,
     load_restorer,
 )
 from splatmend.plugin.clip import clips_in
@@ -114,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--base", metavar="DIR", help="SD-Turbo's folder for turbo, or: download")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     add("--strength", type=float, default=1.0, metavar="S", help="0, the input, to 1 (default)")
+    add("--gate", action="store_true", help="leave frames alone that look clean")
     add("--no-color-lock", action="store_true", help="let the model change broad colours too")
     add("--batch", type=int, metavar="N", help="frames at once (default: 1 on a CPU, else 4)")
     add("--tile", type=int, metavar="PX", help="cut pictures too large for memory into tiles")
@@ -175,6 +180,10 @@ def _restore(given: argparse.Namespace) -> int:
     restorer = load_restorer(
         given.model, device=given.device, base=given.base, adapter=given.adapter
     )
+    if given.gate:  # around the tiles: a frame is judged as a whole
+        whole = restorer if given.tile is None else Tiled(restorer, given.tile)
+        restorer = Gated(whole, load_estimator(device=restorer.device))
+        options = replace(options, tile=None)
     worst = 0
     for clip, result in pairs:
         try:

@@ -9,7 +9,10 @@ harmonics     their colour by direction of view
 foreground    heads cut out of portraits
 dataset       portraits split by person; crops named by (seed, step, index)
 losses        L1, LPIPS, Gram
-config, train the run, as a value and as a loop (`splatmend train`)
+config, train, run_state  the run as a value, as a loop, and what resumes it (`splatmend train`)
+pair_crops    crops from real pairs, for adapters
+damage, avatar  avatars thinned and rendered (`splatmend thin`, `splatmend render`)
+estimator     the measured truth of damage, and the network that guesses it
 pairs, metrics, evaluate  one table on the same pictures (`splatmend evaluate`)
 
 Imports core and temporal, never plugin.

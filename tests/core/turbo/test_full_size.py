@@ -119,6 +119,27 @@ def test_subsets_of_the_unet(targets: tuple[str, ...], modules: int, expected: i
     assert count(unet, "lora_") == expected
 
 
+EVERYWHERE, DECODER = (lambda _: VAE_TARGETS), decoder_targets
+
+
+@pytest.mark.parametrize(
+    ("ranks", "unet", "vae", "conv_in", "expected"),
+    [
+        ((16, 8), UNET_TARGETS, EVERYWHERE, False, 18_495_120),
+        ((16, 8), ATTENTION, DECODER, False, 4_859_192),
+        ((16, 8), ATTENTION, EVERYWHERE, False, 5_597_776),
+        ((16, 8), (*UNET_TARGETS, "time_emb_proj"), DECODER, True, 18_541_496),
+        ((8, 4), UNET_TARGETS, EVERYWHERE, True, 9_505_160),
+        ((8, 4), UNET_TARGETS, DECODER, True, 9_135_868),
+    ],
+)
+def test_other_sets_have_other_counts(ranks, unet, vae, conv_in: bool, expected: int) -> None:
+    """What else "about 18.5 million" could have meant."""
+    trained = dict(trainable_parameters(adapted(ranks=ranks, unet=unet, vae=vae)))
+    without = 0 if conv_in else count(trained, "unet.conv_in.")
+    assert count(trained) - without == expected
+
+
 def test_decoder_only_as_difix() -> None:
     network = adapted(vae=decoder_targets)
     trained = dict(trainable_parameters(network))
