@@ -10,6 +10,7 @@ target            8-bit         more bits            with alpha
 
 import io
 import os
+import platform
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -74,11 +75,15 @@ _QUALITY = {
     "h264_qsv": ("global_quality", 19, 51),
     "hevc_qsv": ("global_quality", 21, 51),
 }
+# x264's AVX-512 code gives other bytes from run to run (seen with core 165), which would make
+# a resumed video differ from one made in one go
+_ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
+_REPEATABLE_X264: dict[str, str] = {"x264-params": "asm=avx2"} if _ON_X86 else {}
 _OPTIONS = {
     "libsvtav1": {"preset": "7"},
     "libvpx": {"deadline": "good", "cpu-used": "2", "b": "0"},
     "libvpx-vp9": {"deadline": "good", "cpu-used": "3", "row-mt": "1"},
-    "libx264": {"preset": "medium"},
+    "libx264": {"preset": "medium"} | _REPEATABLE_X264,
     # x265 prints past FFmpeg's log
     "libx265": {"preset": "medium", "x265-params": "log-level=none"},
     "prores_ks": {"profile": "4444", "alpha_bits": "16", "vendor": "apl0"},
