@@ -10,7 +10,7 @@ from torch import Tensor
 
 from splatmend.core.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
 from splatmend.core.errors import CheckpointError
-from splatmend.core.lora import Lora
+from splatmend.core.lora import Lora, check_lora
 
 __all__ = ["fingerprint", "load_adapter", "save_adapter"]
 
@@ -66,6 +66,9 @@ def load_adapter(path: Path, base: Mapping[str, Tensor]) -> Lora:
         {name.removeprefix(half): v for name, v in tensors.items() if name.startswith(half)}
         for half in ("down.", "up.")
     )
-    if down.keys() != up.keys() or any(len(value) != rank for value in down.values()):
-        raise CheckpointError(f"{path} is damaged: its LoRA halves do not match its rank {rank}")
-    return Lora(rank=rank, alpha=alpha, down=down, up=up)
+    lora = Lora(rank=rank, alpha=alpha, down=down, up=up)
+    try:
+        check_lora(lora)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    return lora

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,10 +13,18 @@ from torch import Tensor
 
 from splatmend.core.errors import CheckpointError
 
-__all__ = ["CheckpointHeader", "load_checkpoint", "read_header", "save_checkpoint"]
+__all__ = [
+    "CheckpointHeader",
+    "config_from_json",
+    "load_checkpoint",
+    "read_header",
+    "save_checkpoint",
+]
 
 _KEY = "splatmend"
 _VERSION = 1
+
+_Config = TypeVar("_Config")
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,10 @@ def read_header(path: Path) -> CheckpointHeader:
     """Read the header alone.
 
     Raises:
-        CheckpointError: not a safetensors file, truncated, foreign, or of a newer version.
+        CheckpointError: missing, not a safetensors file, truncated, foreign, or of a newer version.
     """
+    if not path.is_file():
+        raise CheckpointError(f"{path} cannot be read: there is no such file")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -92,6 +102,18 @@ def read_header(path: Path) -> CheckpointHeader:
             f"update Splatmend"
         )
     return header
+
+
+def config_from_json(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
+    """`kind(**values)`, with the tuples back that JSON turned into lists.
+
+    Raises:
+        TypeError: `kind` has no argument of one of these names.
+    """
+    restored: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return kind(**restored)
 
 
 def load_checkpoint(path: Path) -> tuple[CheckpointHeader, dict[str, Tensor]]:

@@ -7,10 +7,10 @@ No attention and no normalisation over the picture: an output pixel depends on a
 bounded neighbourhood only, so tiles and crops change nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,14 +44,6 @@ class CompactConfig:
                 f"CompactConfig needs one entry of encoder_blocks and decoder_blocks for each of "
                 f"the {levels} levels above the last width, got {self}"
             )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild from what `to_dict` gave (JSON has lists where we have tuples)."""
-        known: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for a JSON header."""

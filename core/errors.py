@@ -5,6 +5,7 @@
     ├── ModelError
     │   ├── UnknownModelError           no restorer of that name, no file at that path
     │   └── CheckpointError             the file is there but is not a checkpoint we can read
+    ├── TrainingError                   a run cannot go on; what it saved is whole
     └── VideoError
         ├── VideoInputError             nothing could be read: no such file, no video stream
         ├── VideoOutputError            the target cannot be written: read-only, disk full, codec
@@ -20,6 +21,7 @@ __all__ = [
     "InputError",
     "ModelError",
     "SplatmendError",
+    "TrainingError",
     "UnknownModelError",
     "VideoError",
     "VideoInputError",
@@ -47,6 +49,10 @@ class UnknownModelError(ModelError):
 
 class CheckpointError(ModelError):
     """The file exists but is truncated, foreign or made for another architecture."""
+
+
+class TrainingError(SplatmendError):
+    """A training run cannot go on; its last save is whole."""
 
 
 class VideoError(SplatmendError):

@@ -7,18 +7,17 @@ Scene Statistics Approach in the DCT Domain". training/estimator.py defines the 
 """
 
 import math
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from splatmend.core.checkpoint import load_checkpoint
+from splatmend.core.checkpoint import config_from_json, load_checkpoint
 from splatmend.core.errors import CheckpointError, InputError
 from splatmend.core.pixels import pad_to_multiple
 
@@ -45,14 +44,6 @@ class EstimatorConfig:
             raise InputError(
                 f"EstimatorConfig needs two widths and blocks, each at least 1, got {self}"
             )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild from what `to_dict` gave (JSON has lists where we have tuples)."""
-        known: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for a JSON header."""
@@ -173,7 +164,7 @@ def load_estimator(
             f"give a file that `splatmend train-estimator` wrote"
         )
     try:
-        network = DegradationEstimator(EstimatorConfig.from_dict(header.config))
+        network = DegradationEstimator(config_from_json(EstimatorConfig, header.config))
         network.load_state_dict(weights)
     except (TypeError, RuntimeError, InputError) as error:
         raise CheckpointError(

@@ -5,8 +5,7 @@ layers are peft's; for inference their product is added to the weights once and 
 not needed. Both give the same picture (tested).
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from splatmend.core.errors import CheckpointError
 
-__all__ = ["PEFT_ALPHA", "Lora", "matches", "merge_lora", "split_state"]
+__all__ = ["PEFT_ALPHA", "Lora", "adapted_weight", "check_lora", "merge_lora", "split_state"]
 
 PEFT_ALPHA = 8.0  # peft's default, which no upstream file states: the scale is 8 / rank
 
@@ -38,21 +37,41 @@ class Lora:
         """Factor of the product."""
         return self.alpha / self.rank
 
-    def change(self, name: str, mixing: Tensor | None = None) -> Tensor:
-        """What module `name`'s weight gains, float32 in the shape of that weight.
+    def change(self, name: str) -> Tensor:
+        """What module `name`'s weight gains, float32 in the shape of that weight."""
+        down, up = self.down[name].float(), self.up[name].float()
+        product = up.flatten(1) @ down.flatten(1)
+        return self.scale * product.view(len(up), *down.shape[1:])
 
-        `mixing` (rank, rank) stands between the two, as M in S3Diff: up @ M^T @ down.
-        """
-        down, up = self.down[name].float(), self.up[name].float().flatten(1)
-        product = up if mixing is None else up @ mixing.float().T
-        return self.scale * (product @ down.flatten(1)).view(len(up), *down.shape[1:])
+
+def check_lora(lora: Lora) -> None:
+    """See that the halves fit each other and the rank.
+
+    Raises:
+        CheckpointError: they do not.
+    """
+    if unpaired := sorted(lora.down.keys() ^ lora.up.keys()):
+        raise CheckpointError(f"LoRA of {unpaired[0]} has only one of its two halves")
+    for name, down in lora.down.items():
+        up = lora.up[name]
+        tail = (1,) * (down.ndim - 2)
+        if (
+            down.ndim not in (2, 4)
+            or len(down) != lora.rank
+            or up.shape[1:] != (lora.rank, *tail)
+            or not down.numel() * up.numel()
+        ):
+            raise CheckpointError(
+                f"LoRA of {name} is {tuple(down.shape)} and {tuple(up.shape)}: "
+                f"not the two halves of a rank of {lora.rank}"
+            )
 
 
 def split_state(state: Mapping[str, Tensor], adapter: str) -> tuple[Lora, dict[str, Tensor]]:
     """Part a peft state dict into its LoRA and the plain weights beside it.
 
     Raises:
-        CheckpointError: one half of a pair is missing, or ranks differ.
+        CheckpointError: a half of a pair is missing, or shapes and ranks disagree.
     """
     down, up, plain = {}, {}, {}
     for key, value in state.items():
@@ -62,12 +81,12 @@ def split_state(state: Mapping[str, Tensor], adapter: str) -> tuple[Lora, dict[s
             up[_module(key, "lora_B", adapter)] = value
         else:
             plain[key.replace(".base_layer.", ".")] = value
-    if unpaired := sorted(down.keys() ^ up.keys()):
-        raise CheckpointError(f"LoRA of {unpaired[0]} has only one of its two halves")
     ranks = {len(value) for value in down.values()}
     if len(ranks) > 1:
         raise CheckpointError(f"LoRA layers of one network must share a rank, got {sorted(ranks)}")
-    return Lora(rank=ranks.pop() if ranks else 1, down=down, up=up), plain
+    lora = Lora(rank=ranks.pop() if ranks else 1, down=down, up=up)
+    check_lora(lora)
+    return lora, plain
 
 
 def _module(key: str, half: str, adapter: str) -> str:
@@ -79,28 +98,31 @@ def _module(key: str, half: str, adapter: str) -> str:
     return name
 
 
+def adapted_weight(parameters: Mapping[str, Tensor], lora: Lora, name: str) -> Tensor:
+    """The weight of a network's `parameters` that a LoRA changes in layer `name`.
+
+    Raises:
+        CheckpointError: the network lacks that layer or has it in another shape.
+    """
+    weight = parameters.get(f"{name}.weight")
+    shape = (len(lora.up[name]), *lora.down[name].shape[1:])
+    if weight is None or weight.shape != shape:
+        found = "no such layer" if weight is None else f"{tuple(weight.shape)}"
+        raise CheckpointError(
+            f"LoRA of {name} is for a weight {shape}, the network has {found}: "
+            f"the file belongs to another base model"
+        )
+    return weight
+
+
 @torch.no_grad()
 def merge_lora(network: nn.Module, lora: Lora) -> None:
     """Add a LoRA to the weights of a network without adapters, in place.
 
     Raises:
-        CheckpointError: it changes a layer that the network lacks or has in another shape.
+        CheckpointError: as `adapted_weight`.
     """
     parameters = dict(network.named_parameters())
     for name in lora.down:
-        weight, change = parameters.get(f"{name}.weight"), lora.change(name)
-        if weight is None or weight.shape != change.shape:
-            found = "no such layer" if weight is None else f"{tuple(weight.shape)}"
-            raise CheckpointError(
-                f"LoRA of {name} is for a weight {tuple(change.shape)}, the network has {found}: "
-                f"the file belongs to another base model"
-            )
-        weight.copy_(weight.float() + change)
-
-
-def matches(targets: tuple[str, ...] | str) -> Callable[[str], bool]:
-    """Whether a module's name is one of `targets`, by peft's rules."""
-    if isinstance(targets, str):
-        pattern = re.compile(targets)
-        return lambda name: pattern.fullmatch(name) is not None
-    return lambda name: any(name == t or name.endswith(f".{t}") for t in targets)
+        weight = adapted_weight(parameters, lora, name)
+        weight.copy_(weight.float() + lora.change(name))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from splatmend.core.adapter import load_adapter
-from splatmend.core.checkpoint import load_checkpoint, read_header
+from splatmend.core.checkpoint import config_from_json, load_checkpoint, read_header
 from splatmend.core.compact import Compact, CompactConfig
 from splatmend.core.errors import CheckpointError, InputError, ModelError, UnknownModelError
 from splatmend.core.lora import merge_lora
@@ -139,7 +139,7 @@ def _load_compact(
     header, weights = load_checkpoint(path)
     lora = None if adapter is None else load_adapter(Path(adapter), weights)
     try:
-        network = Compact(CompactConfig.from_dict(header.config))
+        network = Compact(config_from_json(CompactConfig, header.config))
         network.load_state_dict(weights)
     except (TypeError, RuntimeError, InputError) as error:
         raise CheckpointError(

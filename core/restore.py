@@ -15,7 +15,15 @@ from splatmend.core.frame import Frame
 from splatmend.core.pixels import from_tensor, to_tensor
 from splatmend.core.restorer import Restorer
 
-__all__ = ["RestoreOptions", "alpha_box", "restore_frames", "restore_pixels"]
+__all__ = [
+    "LaidOut",
+    "RestoreOptions",
+    "alpha_box",
+    "lay_out",
+    "restore_frames",
+    "restore_pixels",
+    "take_back",
+]
 
 _BOX_GRID = 64  # the box moves in steps of this, so that a moving head rarely changes its size
 _BOX_PAD = 32  # context for the network around what is visible
@@ -35,6 +43,16 @@ class RestoreOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise InputError(f"strength must lie in [0, 1], got {self.strength}")
+
+
+@dataclass(frozen=True, eq=False)
+class LaidOut:
+    """A frame as a network sees it: its visible part, opaque."""
+
+    box: tuple[slice, slice]
+    """The part, rows and columns."""
+    rgb: Tensor
+    """(1, 3, h, w) in [0, 1], on the matte where the frame has alpha."""
 
 
 def restore_pixels(restorer: Restorer, rgb: Tensor, options: RestoreOptions) -> Tensor:
@@ -79,30 +97,46 @@ def restore_frames(
     return [frame.with_color(color) for frame, color in zip(frames, colors, strict=True)]
 
 
-def _restore_with_alpha(restorer: Restorer, frame: Frame, options: RestoreOptions) -> Frame:
-    assert frame.alpha is not None
+def lay_out(frame: Frame, options: RestoreOptions, device: torch.device) -> LaidOut | None:
+    """One frame as the network is to see it; None where no pixel is visible."""
+    if frame.alpha is None:
+        whole = (slice(0, frame.size[0]), slice(0, frame.size[1]))
+        return LaidOut(whole, to_tensor([frame.color], device))
     box = alpha_box(frame.alpha)
-    if box is None or options.strength == 0:
-        return frame
-    alpha = to_tensor([frame.alpha[box]], restorer.device)  # (1, 1, h, w)
-    color = to_tensor([frame.color[box]], restorer.device)
-    premultiplied = frame.alpha_kind == "premultiplied"
-    over = color if premultiplied else color * alpha
+    if box is None:
+        return None
+    color, alpha = to_tensor([frame.color[box]], device), to_tensor([frame.alpha[box]], device)
+    over = color if frame.alpha_kind == "premultiplied" else color * alpha
     matte = color.new_tensor(options.matte).view(1, 3, 1, 1)
-    shown = (over + matte * (1 - alpha)).clamp(0, 1)
-    residual = restore_pixels(restorer, shown, options) - shown
+    return LaidOut(box, (over + matte * (1 - alpha)).clamp(0, 1))
+
+
+def take_back(frame: Frame, laid_out: LaidOut, restored: Tensor) -> Frame:
+    """The frame with what became of its `lay_out`, (1, 3, h, w); alpha as it came."""
+    if frame.alpha is None:
+        return frame.with_color(_one(restored, frame.color.dtype))
+    box, device = laid_out.box, restored.device
+    color, alpha = to_tensor([frame.color[box]], device), to_tensor([frame.alpha[box]], device)
+    premultiplied = frame.alpha_kind == "premultiplied"
+    residual = restored - laid_out.rgb
     # what the network changed was seen through alpha: the colour behind it moves by as much,
     # no more, so that a faint rim cannot blow up
-    restored = color + residual * (alpha if premultiplied else 1)
+    mended = color + residual * (alpha if premultiplied else 1)
     limit = alpha if premultiplied else torch.ones_like(alpha)
     # a renderer's own colour may exceed alpha (glow): never clamp below what came
-    restored = torch.minimum(restored.clamp(min=0), torch.maximum(limit, color))
-    mended = np.where(
-        frame.alpha[box][..., None] == 0, frame.color[box], _one(restored, frame.color.dtype)
-    )
+    mended = torch.minimum(mended.clamp(min=0), torch.maximum(limit, color))
     whole = frame.color.copy()
-    whole[box] = mended
+    whole[box] = np.where(
+        frame.alpha[box][..., None] == 0, frame.color[box], _one(mended, frame.color.dtype)
+    )
     return frame.with_color(whole)
+
+
+def _restore_with_alpha(restorer: Restorer, frame: Frame, options: RestoreOptions) -> Frame:
+    laid_out = lay_out(frame, options, restorer.device)
+    if laid_out is None or options.strength == 0:
+        return frame
+    return take_back(frame, laid_out, restore_pixels(restorer, laid_out.rgb, options))
 
 
 def _one(tensor: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:

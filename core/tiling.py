@@ -35,8 +35,8 @@ class Tiled:
 
     @property
     def name(self) -> str:
-        """The inner restorer's."""
-        return self.restorer.name
+        """The inner restorer's, with the side: tiles are part of what a result depends on."""
+        return f"{self.restorer.name}, tiles of {self.tile}"
 
     @property
     def device(self) -> torch.device:

@@ -78,11 +78,10 @@ class ConvertConfig:
         return _FORMATS[self.target.suffix]
 
 
-def main(arguments: Sequence[str] | None = None) -> int | None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """`splatmend convert SOURCE TARGET`; errors are the caller's to report."""
     config = tyro.cli(ConvertConfig, args=arguments, prog="splatmend convert", description=__doc__)
     sys.stdout.write(f"{convert(config)}\n")
-    return None
 
 
 def convert(config: ConvertConfig) -> str:
@@ -98,7 +97,8 @@ def convert(config: ConvertConfig) -> str:
     weights = _with_options(found, config)
     if config.base is not None:
         folder = find_base(config.base, words=True)
-        weights = replace(weights, prompts=encode_prompts(folder, _words(weights.settings)))
+        prompts = encode_prompts(folder, weights.settings.prompt_texts)
+        weights = replace(weights, prompts=prompts)
     try:
         _write(config, weights)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises the last
@@ -143,12 +143,6 @@ def _with_options(weights: TurboWeights, config: ConvertConfig) -> TurboWeights:
             vae_lora=replace(weights.vae_lora, alpha=config.alpha),
         )
     return replace(weights, settings=settings)
-
-
-def _words(settings: TurboSettings) -> list[str]:
-    """What is embedded: the prompt, and under classifier-free guidance what to avoid."""
-    lines = settings.prompt.split("\n")
-    return lines[:1] if settings.cfg_scale == 1 else [*lines, ""][:2]
 
 
 def _write(config: ConvertConfig, weights: TurboWeights) -> None:

@@ -1,19 +1,31 @@
 """Making restorers: degradations, pairs, losses, the loop, evaluation.
 
+Pictures to pairs:
 splatting     re-splat a picture with 2-D Gaussians: the heart of the degradation
-degradations  named, seeded steps and the recipe that strings them together
-clips         moving clips made from one picture and its splats
-ply           the Gaussians of a 3DGS file, read and written
-rasterizer    3-D Gaussians to colour, alpha, depth and exact motion, without CUDA
-harmonics     their colour by direction of view
+degradations  the recipe that the loop draws for each crop
+morton        an order in which neighbours are near: the splats'
 foreground    heads cut out of portraits
 dataset       portraits split by person; crops named by (seed, step, index)
-losses        L1, LPIPS, Gram
+sources, align, regions, patches, steps (steps_splat, steps_camera), pair_maker, contact_sheet,
+prepare       pictures and clips to aligned, degraded pairs on disk (`splatmend prepare`)
+manifest      the list of such pairs
+augmentation  what strikes the input besides, while training
+
+Avatars to pairs:
+ply, harmonics, rasterizer, gsplat_backend  3-D Gaussians to colour, alpha, depth, exact motion
+damage, avatar  thinned and rendered (`splatmend thin`, `splatmend render`)
+
+The loop:
 config, train, run_state  the run as a value, as a loop, and what resumes it (`splatmend train`)
-pair_crops    crops from real pairs, for adapters
-damage, avatar  avatars thinned and rendered (`splatmend thin`, `splatmend render`)
+batches, pair_crops, sequences, recordings  what it draws: crops, pairs, clips with exact motion
+models, turbo_model  what is trained: compact, its adapters, turbo
+objective, losses, shift, dists, adversarial, opponent, identity  the terms of the loss
+validation    what is judged on the way
+clips         moving clips made from one picture and its splats
+
+Judging:
+pairs, metrics, naturalness, report, evaluate  one table on the same pictures (`splatmend evaluate`)
 estimator     the measured truth of damage, and the network that guesses it
-pairs, metrics, evaluate  one table on the same pictures (`splatmend evaluate`)
 
 Imports core and temporal, never plugin.
 """

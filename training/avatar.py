@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from splatmend.core.errors import InputError
 from splatmend.training.damage import fade, grow, jitter, merge, prune
+from splatmend.training.gsplat_backend import Backend, pick_backend
 from splatmend.training.ply import read_ply, write_ply
-from splatmend.training.rasterizer import Camera, Render, render
+from splatmend.training.rasterizer import Camera, Render
 
 __all__ = ["RenderConfig", "ThinConfig", "render_avatar", "thin_avatar"]
 
@@ -72,6 +73,8 @@ class RenderConfig:
     """Square pixels added to each variance: 0.3 as gsplat, 0.075 as the PlayCanvas engine."""
     planes: bool = False
     """Also write 0000.npz with float16 depth and backward motion (x, y, pixels; frame 0: none)."""
+    backend: Backend = "auto"
+    """gsplat needs CUDA and is many times faster; auto takes it where both are at hand."""
 
     def __post_init__(self) -> None:
         if self.frames < 1 or min(self.size) < 1 or self.distance <= 0 or not 0 < self.fov < 180:
@@ -108,7 +111,7 @@ def thin_avatar(config: ThinConfig) -> None:
 
 def render_avatar(config: RenderConfig) -> None:
     """Render every camera of the arc; a frame appears under its name only when it is whole."""
-    splats = read_ply(config.source)
+    splats, draw = read_ply(config.source), pick_backend(config.backend)
     config.out.mkdir(parents=True, exist_ok=True)
     cameras = list(_arc(config))
     rows = [{"world_to_camera": c.world_to_camera.tolist(), "focal": c.focal} for c in cameras]
@@ -116,7 +119,7 @@ def render_avatar(config: RenderConfig) -> None:
     for index, camera in enumerate(tqdm(cameras, disable=not sys.stderr.isatty())):
         towards = (splats, cameras[index - 1]) if config.planes and index else None
         with torch.inference_mode():
-            frame = render(splats, camera, towards=towards, low_pass=config.low_pass)
+            frame = draw(splats, camera, towards=towards, low_pass=config.low_pass)
         _write_frame(config.out / f"{index:04d}", frame, planes=config.planes)
     sys.stdout.write(f"{len(cameras)} frames written to {config.out}\n")
 

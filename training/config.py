@@ -1,11 +1,23 @@
-"""What a training run is, as one frozen value; every field is an option of `splatmend train`."""
+"""What a training run is, as one frozen value.
 
-from dataclasses import dataclass
+Every field is an option of `splatmend train` and a key of its TOML files. Later words win:
+the preset of the kind of run, then the file, then the options on the command line.
+"""
+
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, Literal
+
+import tyro
 
 from splatmend.core.errors import InputError
 
-__all__ = ["LossWeights", "TrainConfig"]
+__all__ = ["PRESETS", "LossWeights", "TrainConfig", "TurboTraining", "parse_config"]
+
+Preset = Literal["compact", "adapter", "turbo"]
 
 
 @dataclass(frozen=True)
@@ -18,57 +30,125 @@ class LossWeights:
     lpips_vgg: float = 1.0
     lpips_alex: float = 0.5
     gram: float = 0.07
+    """Gram distance of VGG features, per sample (Gatys et al. 2016)."""
+    dists: float = 0.0
+    """Structure and texture (Ding et al. 2020)."""
+    identity: float = 0.0
+    """1 - cosine of a face embedding, of whole crops: they must be aligned faces."""
+    adversarial: float = 0.0
+    """Hinge loss of small heads on frozen VGG features (training/adversarial.py)."""
+    shift: float = 0.0
+    """Change of the result when the picture moves by some pixels: texture that is locked to the
+    network's grid (a lattice in dark hair) is what this takes away."""
+    temporal: float = 4.0
+    """With `temporal` only: change of the error along the exact motion (temporal/loss.py)."""
+
+
+@dataclass(frozen=True)
+class TurboTraining:
+    """What only turbo has; the ranks and targets are pix2pix-turbo's, the rest the seed's."""
+
+    sd_turbo: str | None = None
+    """Folder of SD-Turbo, or "download"; without it SPLATMEND_SD_TURBO or the hub's cache."""
+    rank_unet: int = 16
+    rank_vae: int = 8
+    decoder_only: bool = False
+    """No LoRA in the autoencoder's encoder, as Difix; by default in both halves."""
+    timestep: int = 999
+    """Where the one step starts: 999 is SD-Turbo's own, 199 is kinder to detail (Difix)."""
+    input_range: Literal["01", "pm1"] = "01"
+    """What the encoder sees: [0, 1] as img2img-turbo, or [-1, 1] as Difix."""
+    prompt: str = ""
+    """Words behind every picture; embedded once and stored in the checkpoint."""
+    skip_dropout: float = 0.3
+    """Chance that a sample loses one of its skips, each level on its own, unscaled."""
+    gradient_checkpointing: bool = False
+    """Forget activations and compute them again: a third slower, far less memory."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train compact on portraits, or an adapter of it on renders of one avatar."""
+    """How to train compact, an adapter of it for one avatar, or turbo."""
 
+    base: Literal["compact", "turbo"] = "compact"
     faces: tuple[Path, ...] = ()
-    """Folders of aligned portraits (with a manifest.json that splits them by person)."""
+    """Folders of aligned portraits, degraded on the fly; a manifest.json splits them by person."""
+    manifests: tuple[Path, ...] = ()
+    """Pairs that `splatmend prepare` made: its manifest.jsonl files."""
     pairs: tuple[str, ...] = ()
-    """Real pairs instead: "folder of renders:folder of references", matched by file name."""
+    """Real pairs: "folder of renders:folder of references", matched by file name."""
     holdout: int = 0
     """Every k-th pose of the pairs is kept for validation; 0 trains on all."""
+    skip_bad: bool = False
+    """Leave out pairs and manifest lines that cannot be used, and count them, instead of
+    stopping at the first."""
+    augment: bool = False
+    """Worsen some prepared or real pairs further, by the seed's table (`augment`)."""
     rank: int = 0
-    """Rank of a personal adapter (LoRA) on frozen weights; 0 trains all of them."""
+    """compact: rank of a personal adapter (LoRA) on frozen weights; 0 trains all of them."""
+    turbo: TurboTraining = TurboTraining()
     out: Path = Path("runs/compact")
-    """Where checkpoints, the log and the state for resuming go."""
+    """Where checkpoints, logs, pictures and the state for resuming go."""
+    init: Path | None = None
+    """Checkpoint to start from; else fresh weights, or the embedded compact's with a rank."""
     max_steps: int = 6000
-    """The run ends here, whatever else."""
+    """The run ends after this many updates, whatever else."""
     batch: int = 4
+    """Crops a process draws at once; an update sees batch * accumulate * processes of them."""
+    accumulate: int = 1
+    """Batches whose gradients make one update."""
     crop: int = 128
     learning_rate: float = 4e-4
     warmup_steps: int = 100
     weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
+    max_bad_updates: int = 10
+    """Updates with a loss or gradient that is no number are left out; so many in a row end the
+    run."""
     ema: float = 0.999
     """Decay of the averaged weights that are validated and saved."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """What the networks compute in; trained weights stay float32. Pays only where the hardware
+    has it."""
     loss: LossWeights = LossWeights()
-    vgg_crops: int = 4
-    """How many of a batch's crops, and of which side, go through VGG a step."""
+    vgg_crops: int | None = None
+    """How many of a batch's crops go through VGG in a step; None is all."""
     vgg_side: int = 64
+    """Side in pixels of the window of a crop that goes through VGG."""
+    identity_model: Path | None = None
+    """TorchScript of a face embedder, (n, 3, h, w) in [0, 1] to (n, d), for `loss.identity`."""
+    opponent_rate: float = 1e-4
+    """Learning rate of the heads of `loss.adversarial`."""
+    temporal: bool = False
+    """Train on sequences: portraits on camera paths, with exact motion and flickering damage."""
+    frames: int = 3
+    """Crops of a sequence; `batch` then counts sequences."""
+    self_conditioning: float = 0.5
+    """Share of the sequences in which the network meets what it made of the frame before."""
+    lpips_weights: Path | None = None
+    """Folder with lpips_{vgg,alex}_features.fp16.safetensors; without it they are downloaded."""
     seed: int = 0
     validate_every: int = 500
     save_every: int = 200
     workers: int = 1
     """Processes that draw and degrade crops beside the loop; 0 draws in the loop itself."""
-    device: str = "cpu"
-    bf16: bool = False
-    """Autocast the network to bfloat16; pays only where the hardware has it."""
-    lpips_weights: Path | None = None
-    """Folder with lpips_{vgg,alex}_features.fp16.safetensors; without it they are downloaded."""
-    init: Path | None = None
-    """Checkpoint to start from; without it fresh weights, or the embedded compact's with a rank."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto is the accelerator if there is one; choose among several by `accelerate launch`."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Beside log.jsonl; each must be installed."""
 
     def __post_init__(self) -> None:
-        if bool(self.faces) == bool(self.pairs):
-            raise InputError("train on --faces or on --pairs: give one of the two")
+        if not (self.faces or self.manifests or self.pairs):
+            raise InputError("nothing to train on: give --faces, --manifests or --pairs")
+        if self.faces and (self.manifests or self.pairs):
+            raise InputError("train on --faces or on --manifests and --pairs, not on both")
         if self.holdout < 0 or self.holdout == 1 or self.rank < 0:
             raise InputError(
                 f"holdout must be 0 or at least 2 and rank at least 0, "
                 f"got {self.holdout} and {self.rank}"
             )
+        if self.rank and self.base != "compact":
+            raise InputError("--rank is compact's: turbo has --turbo.rank-unet and rank-vae")
         if self.crop % 32 or self.crop < self.vgg_side:
             raise InputError(
                 f"crop must be a multiple of 32 and at least vgg_side ({self.vgg_side}), "
@@ -79,3 +159,79 @@ class TrainConfig:
                 f"warmup_steps must lie between 0 and max_steps ({self.max_steps}), "
                 f"got {self.warmup_steps}"
             )
+        if self.temporal and (not self.faces or self.frames < 2):
+            raise InputError("--temporal needs --faces, and at least 2 --frames")
+        if self.loss.identity and self.identity_model is None:
+            raise InputError("loss.identity needs --identity-model, a TorchScript face embedder")
+        if min(self.batch, self.accumulate, self.validate_every, self.save_every) < 1:
+            raise InputError("batch, accumulate, validate_every and save_every must be at least 1")
+
+
+PRESETS: Mapping[Preset, Mapping[str, Any]] = {
+    "compact": {},
+    # measured on renders of one avatar (README)
+    "adapter": {
+        "rank": 8, "max_steps": 1500, "learning_rate": 1e-3, "vgg_side": 96,
+        "loss": {"l1": 1.0, "log_mse": 0.15},
+    },
+    # the seed's configuration
+    "turbo": {
+        "out": "runs/turbo", "max_steps": 20_000, "batch": 2, "crop": 512, "learning_rate": 5e-5,
+        "warmup_steps": 500, "weight_decay": 1e-4, "vgg_side": 512, "augment": True,
+        "mixed_precision": "fp16", "ema": 0.0,
+        "loss": {"l1": 0.5, "log_mse": 0.0, "lpips_vgg": 1.0, "lpips_alex": 0.0, "gram": 0.07},
+    },
+}  # fmt: skip
+
+
+def parse_config(arguments: Sequence[str] | None = None) -> TrainConfig:
+    """`[FILE.toml] [--option value ...]` -> the run; what neither says is the preset's.
+
+    The preset is turbo's for `base` turbo, the adapter's for compact on real `pairs`, else
+    compact's own.
+
+    Raises:
+        InputError: a file that cannot be read, an unknown key, or settings that do not fit.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    stated: list[str] = []
+    if given and not given[0].startswith("-"):
+        stated = list(_options(_read_toml(Path(given.pop(0))), TrainConfig))
+    preset = PRESETS[_preset([*stated, *given])]
+    words = [*_options(preset, TrainConfig), *stated, *given]
+    return tyro.cli(TrainConfig, args=words, prog="splatmend train", description=__doc__)
+
+
+def _preset(words: Sequence[str]) -> Preset:
+    joined = f" {' '.join(words)} "
+    if "--base turbo " in joined or "--base=turbo " in joined:
+        return "turbo"
+    return "adapter" if any(word.partition("=")[0] == "--pairs" for word in words) else "compact"
+
+
+def _read_toml(path: Path) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from error
+
+
+def _options(values: Mapping[str, Any], kind: type, prefix: str = "") -> Iterator[str]:
+    """Keys and values as the words that the command line has for them."""
+    known = {field.name: field.default for field in fields(kind)}
+    for key, value in values.items():
+        if key not in known:
+            raise InputError(
+                f"there is no setting {prefix}{key}; the table has {', '.join(sorted(known))}"
+            )
+        name = key.replace("_", "-")
+        if isinstance(value, Mapping):
+            yield from _options(value, type(known[key]), f"{prefix}{name}.")
+        elif isinstance(value, bool):
+            yield f"--{prefix}{name if value else f'no-{name}'}"
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            yield from (f"--{prefix}{name}", *map(str, value))
+        else:
+            yield from (f"--{prefix}{name}", str(value))

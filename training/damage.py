@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from splatmend.core.errors import InputError
+from splatmend.training.morton import MORTON_BITS, morton_code
 from splatmend.training.ply import Splats
 from splatmend.training.rasterizer import rotation_matrices
 
 __all__ = ["fade", "grow", "jitter", "merge", "prune"]
-
-_CODE_BITS = 16  # of the Morton code, for each axis
 
 
 def prune(splats: Splats, keep: float, generator: torch.Generator) -> Splats:
@@ -150,9 +149,5 @@ def _morton_order(center: Tensor, generator: torch.Generator) -> Tensor:
     low, high = center.quantile(0.01, 0), center.quantile(0.99, 0)
     cells = (center - low) / (high - low).amax().clamp(min=1e-12) * 0.4 + 0.3
     cells = cells + 0.2 * torch.rand(3, generator=generator)
-    grid = (cells.clamp(0, 1) * (2**_CODE_BITS - 1)).long()
-    code = torch.zeros(len(center), dtype=torch.long)
-    for bit in range(_CODE_BITS):
-        for axis in range(3):
-            code |= ((grid[:, axis] >> bit) & 1) << (3 * bit + axis)
-    return code.argsort()
+    grid = (cells.clamp(0, 1) * (2**MORTON_BITS - 1)).long()
+    return morton_code(grid).argsort()

@@ -22,9 +22,19 @@ from splatmend.training.degradations import degrade, draw_recipe
 from splatmend.training.foreground import cached_foreground
 from splatmend.training.splatting import SplatOptions, resplat
 
-__all__ = ["Portrait", "Split", "draw_batch", "load_portraits"]
+__all__ = [
+    "Portrait",
+    "Split",
+    "draw_batch",
+    "draw_ground",
+    "draw_relit",
+    "draw_window",
+    "has_manifest",
+    "load_portraits",
+]
 
 Split = Literal["train", "val", "test"]
+_MANIFEST = "manifest.json"
 _SKIP_SETS = frozenset({"composite"})  # averages of several people: too smooth to be a target
 
 
@@ -52,10 +62,9 @@ def load_portraits(
     """
     if not folder.is_dir():
         raise InputError(f"no folder {folder}: give a folder of aligned portraits")
-    manifest = folder / "manifest.json"
     entries: list[dict[str, Any]]
-    if manifest.exists():
-        entries = json.loads(manifest.read_text())
+    if has_manifest(folder):
+        entries = json.loads((folder / _MANIFEST).read_text())
     else:
         files = sorted(p.name for p in folder.iterdir() if p.suffix in {".jpg", ".jpeg", ".png"})
         entries = [{"file": f, "split": "train", "set": "", "scale": 1.0} for f in files]
@@ -73,11 +82,19 @@ def load_portraits(
     return portraits
 
 
+def has_manifest(folder: Path) -> bool:
+    """Whether the portraits of a folder are split by person."""
+    return (folder / _MANIFEST).exists()
+
+
 def draw_batch(
-    portraits: Sequence[Portrait], *, seed: int, step: int, batch: int, crop: int
+    portraits: Sequence[Portrait], *, seed: int, step: int, batch: int, crop: int, first: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Draw (degraded, clean), each (batch, 3, crop, crop) in [0, 1]."""
-    pairs = [_draw_pair(portraits, (seed, step, index), crop) for index in range(batch)]
+    """Draw (degraded, clean), each (batch, 3, crop, crop) in [0, 1].
+
+    Sample i is named by (seed, step, first + i).
+    """
+    pairs = [_draw_pair(portraits, (seed, step, first + index), crop) for index in range(batch)]
     degraded, clean = zip(*pairs, strict=True)
     return torch.cat(degraded), torch.cat(clean)
 
@@ -89,13 +106,13 @@ def _draw_pair(
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     portrait = portraits[int(rng.integers(len(portraits)))]
     on_ground = portrait.foreground is not None and rng.random() < 0.45
-    pixels, mask = _window(portrait, rng, crop, small=on_ground)
-    color = _relight(to_tensor([pixels]), rng)
+    pixels, mask = draw_window(portrait, rng, crop, small=on_ground)
+    color = draw_relit(to_tensor([pixels]), rng)
     if not on_ground:
         alpha = ground = None
         clean = color
     else:
-        alpha, ground = to_tensor([mask]), _ground(rng, crop)
+        alpha, ground = to_tensor([mask]), draw_ground(rng, crop)
         clean = color * alpha + ground * (1 - alpha)
     if rng.random() < 0.35:  # the best that a real renderer gives is itself a fine splat
         fine = SplatOptions(spacing=rng.uniform(1.3, 2.2), detail=rng.uniform(0.2, 0.8))
@@ -106,7 +123,7 @@ def _draw_pair(
     return degrade(clean, recipe, generator, alpha=alpha, ground=ground), clean
 
 
-def _window(
+def draw_window(
     portrait: Portrait, rng: np.random.Generator, crop: int, *, small: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """A flipped, scaled window of a portrait and its foreground, each `crop` pixels a side.
@@ -144,7 +161,7 @@ def _offset(rng: np.random.Generator, size: int, crop: int, slack: int) -> int:
     return int(rng.integers(low, high + 1))
 
 
-def _relight(color: Tensor, rng: np.random.Generator) -> Tensor:
+def draw_relit(color: Tensor, rng: np.random.Generator) -> Tensor:
     """Exposure, contrast, saturation and white balance of another camera."""
     gain = torch.tensor(rng.uniform(0.94, 1.06, (1, 3, 1, 1)), dtype=color.dtype)
     color = (color * gain * rng.uniform(0.75, 1.1)).clamp(0, 1) ** rng.uniform(0.8, 1.25)
@@ -152,7 +169,7 @@ def _relight(color: Tensor, rng: np.random.Generator) -> Tensor:
     return (gray + (color - gray) * rng.uniform(0.7, 1.25)).clamp(0, 1)
 
 
-def _ground(rng: np.random.Generator, crop: int) -> Tensor:
+def draw_ground(rng: np.random.Generator, crop: int) -> Tensor:
     """What a viewer shows behind an avatar: mostly plain, white above all. (1, 3, crop, crop)."""
     kind = rng.random()
     if kind < 0.45:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import tyro
@@ -33,11 +32,11 @@ from splatmend.core.estimator import (
     pool_cells,
 )
 from splatmend.core.pixels import pad_to_multiple
-from splatmend.training.dataset import Portrait, Split, draw_batch, load_portraits
+from splatmend.temporal.perceptual import Backbone, Lpips, load_lpips
+from splatmend.training.batches import load_people, start_worker
+from splatmend.training.dataset import Portrait, Split, draw_batch, has_manifest
 from splatmend.training.degradations import add_noise, blur
-from splatmend.training.losses import Backbone, LpipsLoss
-from splatmend.training.metrics import load_lpips
-from splatmend.training.pairs import PairSource, folder_pairs
+from splatmend.training.pairs import folder_pairs, split_folders
 from splatmend.training.train import learning_rate_share
 
 __all__ = [
@@ -167,7 +166,9 @@ def train_estimator(config: EstimatorTrainConfig) -> Path:
     """
     config.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    portraits = [p for folder in config.faces for p in _load(folder, "train", config)]
+    portraits = [
+        p for folder in config.faces for p in load_people(folder, "train", config.out.parent)
+    ]
     plan = _Draws(portraits, config.seed, config.pool, config.crop, worsen=True)
     pool, truth = [], []
     for degraded, clean in tqdm(_drawn(plan, config.workers), total=len(plan), desc="drawing"):
@@ -182,12 +183,6 @@ def train_estimator(config: EstimatorTrainConfig) -> Path:
     save_checkpoint(path, header, network.state_dict(), dtype=torch.float16)
     _report(path, pool_cells(cells), config)  # of the file, as it will be used
     return path
-
-
-def _load(folder: Path, split: Split, config: EstimatorTrainConfig) -> list[Portrait]:
-    cut_out = (folder / "manifest.json").exists()
-    cache = config.out.parent / "foreground"
-    return load_portraits(folder, split, cache=cache, foreground=cut_out)
 
 
 class _Draws(Dataset[tuple[Tensor, Tensor]]):
@@ -231,12 +226,7 @@ def _worsened(degraded: Tensor, clean: Tensor, rng: np.random.Generator) -> Tens
 
 def _drawn(plan: _Draws, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
     """All draws of a plan in order, whatever the number of workers."""
-    return DataLoader(plan, batch_size=None, num_workers=workers, worker_init_fn=_start_worker)
-
-
-def _start_worker(_: int) -> None:
-    """OpenCV's threads do not survive a fork."""
-    cv2.setNumThreads(0)
+    return DataLoader(plan, batch_size=None, num_workers=workers, worker_init_fn=start_worker)
 
 
 def _fit(pictures: Tensor, truth: Tensor, config: EstimatorTrainConfig) -> DegradationEstimator:
@@ -301,20 +291,16 @@ def _report(path: Path, targets: Tensor, config: EstimatorTrainConfig) -> None:
 
 def _sets(config: EstimatorTrainConfig) -> Iterator[tuple[str, Iterable[tuple[Tensor, Tensor]]]]:
     """Held-out people under the plain recipes, and real renders; by name."""
-    folders = [folder for folder in config.faces if (folder / "manifest.json").exists()]
+    folders = [folder for folder in config.faces if has_manifest(folder)]
     for split, seed in _HELD_OUT_SEEDS.items() if folders else ():
-        portraits = [p for folder in folders for p in _load(folder, split, config)]
+        portraits = [p for folder in folders for p in load_people(folder, split, config.out.parent)]
         plan = _Draws(portraits, seed, config.held_out, config.held_out_crop, worsen=False)
         yield split, ((d / 255, c / 255) for d, c in _drawn(plan, config.workers))
     if config.pairs:
-        yield "renders", (load() for entry in config.pairs for load in _real_pairs(entry))
-
-
-def _real_pairs(entry: str) -> list[PairSource]:
-    renders, _, references = entry.partition(":")
-    if not references:
-        raise InputError(f"--pairs takes RENDERS:REFERENCES, got {entry!r}")
-    return folder_pairs(Path(renders), Path(references))
+        yield (
+            "renders",
+            (load() for entry in config.pairs for load in folder_pairs(*split_folders(entry))),
+        )
 
 
 @torch.inference_mode()
@@ -322,7 +308,7 @@ def _judge(
     network: DegradationEstimator,
     pairs: Iterable[tuple[Tensor, Tensor]],
     constant: Tensor,
-    metrics: Mapping[str, LpipsLoss],
+    metrics: Mapping[str, Lpips],
     device: str,
 ) -> Figures:
     """Each score against the truth, and the artifact score against LPIPS."""

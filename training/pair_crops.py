@@ -1,93 +1,154 @@
-"""Training crops from real (render, reference) pairs of one avatar."""
+"""Training crops from pairs on disk: real renders with their references, or prepared ones."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from splatmend.core.errors import InputError
 from splatmend.core.pixels import to_tensor
-from splatmend.training.pairs import matched_names, read_picture, split_folders, subject_box
+from splatmend.training.dataset import Split, draw_ground
+from splatmend.training.manifest import read_manifest
+from splatmend.training.pairs import (
+    held_out,
+    matched_names,
+    read_layers,
+    read_pair,
+    split_folders,
+    subject_box,
+)
 
-__all__ = ["Part", "RenderPair", "draw_pair_batch", "load_pairs"]
+__all__ = ["Pair", "Part", "draw_pair_batch", "folder_poses", "prepared_pairs"]
 
 Part = Literal["train", "held out"]
+_read = lru_cache(maxsize=64)(read_layers)  # an avatar has few poses, and a pose many crops
 
 
-@dataclass(frozen=True, eq=False)
-class RenderPair:
-    """One pose: the damaged render, the good one, and where the subject is."""
+@dataclass(frozen=True)
+class Pair:
+    """One damaged picture, the good one, and where the subject is."""
 
-    name: str
-    degraded: NDArray[np.uint8]  # (h, w, 3)
-    clean: NDArray[np.uint8]  # (h, w, 3)
+    degraded: Path
+    clean: Path
+    size: tuple[int, int]
     box: tuple[slice, slice]
 
 
-def load_pairs(folders: str, part: Part, *, holdout: int) -> list[RenderPair]:
-    """Read "RENDERS:REFERENCES", matched by file name, into memory.
+def folder_poses(folders: str, part: Part, *, holdout: int, skip_bad: bool = False) -> list[Pair]:
+    """The poses of "RENDERS:REFERENCES", matched by file name.
 
     With `holdout` k above 0 every k-th pose, in the order of the names, is held out.
 
     Raises:
-        InputError: no folder, no name in common, other sizes, or an empty part.
+        InputError: no folder, no name in common, an empty part, or a pair that cannot be
+            used, which `skip_bad` leaves out instead.
     """
     renders, references = split_folders(folders)
     names = matched_names(renders, references)
-    wanted = [
-        name
-        for index, name in enumerate(names)
-        if (holdout > 0 and index % holdout == holdout - 1) == (part == "held out")
-    ]
-    if not wanted:
+    wanted = [n for i, n in enumerate(names) if held_out(i, holdout) == (part == "held out")]
+    files = [(renders / name, references / name) for name in wanted]
+    pairs = _checked(files, folders, skip_bad=skip_bad)
+    if not pairs:
         raise InputError(
             f"{folders} has {len(names)} pairs and leaves none for the part {part!r} "
             f"with --holdout {holdout}"
         )
-    pairs = []
-    for name in wanted:
-        degraded, clean = read_picture(renders / name), read_picture(references / name)
-        if degraded.shape != clean.shape:
-            raise InputError(
-                f"{renders / name} is {degraded.shape}, its reference {clean.shape}: "
-                f"sizes must agree"
-            )
-        pairs.append(RenderPair(name, degraded, clean, subject_box(clean)))
+    return pairs
+
+
+def prepared_pairs(manifest: Path, split: Split, *, skip_bad: bool = False) -> list[Pair]:
+    """The pairs of one split of what `splatmend prepare` made.
+
+    Raises:
+        InputError: a line or a pair that cannot be used, unless `skip_bad` leaves it out.
+    """
+    if skip_bad:
+        records, complaints = read_manifest(manifest, skip=True)
+    else:
+        records, complaints = read_manifest(manifest), []
+    folder = manifest.parent
+    files = [(folder / r.degraded, folder / r.clean) for r in records if r.split == split]
+    return _checked(files, str(manifest), skip_bad=skip_bad, complaints=complaints)
+
+
+def _checked(
+    files: Iterable[tuple[Path, Path]],
+    source: str,
+    *,
+    skip_bad: bool,
+    complaints: Sequence[str] = (),
+) -> list[Pair]:
+    """Read every pair once, before the first step: what is wrong should be said at once."""
+    pairs, complaints = [], list(complaints)
+    for degraded, clean in tqdm(list(files), desc=f"reading {source}", leave=False):
+        try:
+            _, reference = read_pair(degraded, clean)
+        except InputError as error:
+            if not skip_bad:
+                raise
+            complaints.append(str(error))
+            continue
+        height, width = reference.shape[:2]
+        pairs.append(Pair(degraded, clean, (height, width), subject_box(reference)))
+    for complaint in complaints:
+        tqdm.write(f"left out: {complaint}")
+    if complaints:
+        tqdm.write(f"{source}: {len(complaints)} left out, {len(pairs)} pairs used")
     return pairs
 
 
 def draw_pair_batch(
-    pairs: Sequence[RenderPair], *, seed: int, step: int, batch: int, crop: int
+    pairs: Sequence[Pair], *, seed: int, step: int, batch: int, crop: int, first: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Draw (degraded, clean), each (batch, 3, crop, crop) in [0, 1], named by (seed, step).
+    """Draw (degraded, clean), each (batch, 3, crop, crop) in [0, 1].
 
-    Windows lie around points of the subject; half of them are mirrored.
+    Sample i is named by (seed, step, first + i). Windows lie around points of the subject,
+    half of them are mirrored, and what has alpha is laid on a ground of its own.
 
     Raises:
         InputError: a picture smaller than the crop.
     """
-    chosen = []
-    for index in range(batch):
-        rng = np.random.default_rng((seed, step, index))
-        pair = pairs[int(rng.integers(len(pairs)))]
-        window = tuple(
-            _window(side, length, crop, rng, pair.name)
-            for side, length in zip(pair.box, pair.clean.shape[:2], strict=True)
-        )
-        flip = slice(None, None, -1 if rng.random() < 0.5 else 1)
-        both = (pair.degraded[window], pair.clean[window])
-        chosen.append([np.ascontiguousarray(picture[:, flip]) for picture in both])
-    degraded, clean = zip(*chosen, strict=True)
-    return to_tensor(list(degraded)), to_tensor(list(clean))
+    drawn = [_draw(pairs, (seed, step, first + index), crop) for index in range(batch)]
+    degraded, clean = zip(*drawn, strict=True)
+    return torch.cat(degraded), torch.cat(clean)
 
 
-def _window(side: slice, length: int, crop: int, rng: np.random.Generator, name: str) -> slice:
+def _draw(pairs: Sequence[Pair], name: tuple[int, ...], crop: int) -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(name)
+    pair = pairs[int(rng.integers(len(pairs)))]
+    window = tuple(
+        _window(side, length, crop, rng, pair.degraded)
+        for side, length in zip(pair.box, pair.size, strict=True)
+    )
+    flip = slice(None, None, -1 if rng.random() < 0.5 else 1)
+    layers = [_read(path)[window][:, flip] for path in (pair.degraded, pair.clean)]
+    if all(layer.shape[2] == 3 for layer in layers):
+        degraded, clean = (to_tensor([np.ascontiguousarray(layer)]) for layer in layers)
+        return degraded, clean
+    ground = draw_ground(rng, crop)
+    degraded, clean = (_on_ground(layer, ground) for layer in layers)
+    return degraded, clean
+
+
+def _on_ground(layer: NDArray[np.uint8], ground: Tensor) -> Tensor:
+    if layer.shape[2] == 3:
+        return to_tensor([np.ascontiguousarray(layer)])
+    color = to_tensor([np.ascontiguousarray(layer[..., :3])])
+    alpha = to_tensor([np.ascontiguousarray(layer[..., 3])])
+    return color * alpha + ground * (1 - alpha)
+
+
+def _window(side: slice, length: int, crop: int, rng: np.random.Generator, file: Path) -> slice:
     """`crop` pixels around a point of the box, inside the picture."""
     if length < crop:
-        raise InputError(f"{name} has a side of {length} pixels, less than --crop {crop}")
+        raise InputError(f"{file} has a side of {length} pixels, less than --crop {crop}")
     low, high, _ = side.indices(length)
     start = int(np.clip(rng.integers(low, high) - crop // 2, 0, length - crop))
     return slice(start, start + crop)

@@ -18,10 +18,10 @@ from splatmend.core.errors import InputError
 from splatmend.training.harmonics import evaluate_harmonics
 from splatmend.training.ply import Splats
 
-__all__ = ["Camera", "Render", "render"]
+__all__ = ["NEAR", "Camera", "Render", "blended", "render", "unpack"]
 
 _CUT = 8**0.5  # standard deviations at which a Gaussian ends, where its alpha is 0.018
-_NEAR = 0.01
+NEAR = 0.01
 _TILE = 16
 _CHUNK = 1 << 22  # Gaussian-pixel pairs evaluated at once: 16 MB a plane
 
@@ -105,13 +105,17 @@ def render(
     square pixels is added to each variance: 0.3 in the original and in gsplat, 0.075 in
     the PlayCanvas engine, which counts half pixels. Differentiable in all of `splats`.
     """
-    projected = _project(splats, camera, towards, low_pass)
-    planes = _rasterize(projected, camera.height, camera.width)
+    projected = _project(splats, camera, blended(splats, camera, towards), low_pass)
+    return unpack(_rasterize(projected, camera.height, camera.width))
+
+
+def unpack(planes: Tensor) -> Render:
+    """The frame in what blending the features of `blended` gave, (5 or 11, h, w)."""
     color, alpha, depth = planes[:3], planes[3:4], planes[4:5]
     solid = alpha.clamp(min=1e-6)
     motion = None
-    if towards is not None:
-        y, x = _pixel_centers(camera.height, camera.width)
+    if len(planes) > 5:
+        y, x = _pixel_centers(*planes.shape[1:])
         moved = torch.stack(
             (planes[5] + planes[7] * x + planes[8] * y, planes[6] + planes[9] * x + planes[10] * y)
         )
@@ -140,7 +144,7 @@ def _view(splats: Splats, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
     turn, shift = camera.world_to_camera[:, :3], camera.world_to_camera[:, 3]
     point = splats.center @ turn.T + shift
     x, y, z = point.unbind(-1)
-    z = z.clamp(min=_NEAR)
+    z = z.clamp(min=NEAR)
     middle = point.new_tensor((camera.width / 2, camera.height / 2))
     screen = camera.focal * point[:, :2] / z[:, None] + middle
     # far outside the picture the affine approximation explodes: bound the slope, as the original
@@ -154,9 +158,21 @@ def _view(splats: Splats, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
     return point, screen, camera.focal * rows @ turn
 
 
-def _project(
-    splats: Splats, camera: Camera, towards: tuple[Splats, Camera] | None, low_pass: float
-) -> _Projected:
+def blended(splats: Splats, camera: Camera, towards: tuple[Splats, Camera] | None = None) -> Tensor:
+    """What any rasteriser has to blend of each Gaussian for a `Render`, (n, 5 or 11).
+
+    Its colour, 1, its depth, and with `towards` its motion as a function of the pixel.
+    """
+    direction = torch.nn.functional.normalize(splats.center - camera.position, dim=-1)
+    color = (evaluate_harmonics(splats.harmonics, direction) + 0.5).clamp(min=0)
+    depth = splats.center @ camera.world_to_camera[2, :3] + camera.world_to_camera[2, 3]
+    features = [color, torch.ones_like(color[:, :1]), depth[:, None]]
+    if towards is not None:
+        features += _motion_features(splats, camera, towards)
+    return torch.cat(features, 1)
+
+
+def _project(splats: Splats, camera: Camera, features: Tensor, low_pass: float) -> _Projected:
     point, screen, slope = _view(splats, camera)
     turn = rotation_matrices(splats.rotation)
     shape = slope @ (turn * splats.log_scale.exp()[:, None, :])  # (n, 2, 3)
@@ -165,24 +181,16 @@ def _project(
     xx, yy = xx + low_pass, yy + low_pass
     determinant = (xx * yy - xy * xy).clamp(min=1e-12)
     conic = torch.stack((yy, -xy, xx), -1) / determinant[:, None]
-    direction = torch.nn.functional.normalize(splats.center - camera.position, dim=-1)
-    color = (evaluate_harmonics(splats.harmonics, direction) + 0.5).clamp(min=0)
-    features = [color, torch.ones_like(color[:, :1]), point[:, 2:]]
-    if towards is not None:
-        features += _motion_features(splats, camera, (point, screen, turn), towards)
     extent = _CUT * torch.stack((xx, yy), -1).sqrt()
     size = screen.new_tensor((camera.width, camera.height))
-    seen = (point[:, 2] > _NEAR) & ((screen + extent > 0) & (screen - extent < size)).all(1)
+    seen = (point[:, 2] > NEAR) & ((screen + extent > 0) & (screen - extent < size)).all(1)
     order = torch.where(seen, point[:, 2], torch.inf).argsort(stable=True)[: int(seen.sum())]
     opacity = splats.opacity.sigmoid()
-    return _Projected(*(t[order] for t in (screen, conic, extent, opacity, torch.cat(features, 1))))
+    return _Projected(*(t[order] for t in (screen, conic, extent, opacity, features)))
 
 
 def _motion_features(
-    splats: Splats,
-    camera: Camera,
-    here: tuple[Tensor, Tensor, Tensor],
-    towards: tuple[Splats, Camera],
+    splats: Splats, camera: Camera, towards: tuple[Splats, Camera]
 ) -> list[Tensor]:
     """Each Gaussian's motion as offset (n, 2) + slope (n, 2 x 2) times the pixel.
 
@@ -192,7 +200,8 @@ def _motion_features(
     other, other_camera = towards
     if len(other) != len(splats):
         raise InputError(f"towards holds {len(other)} Gaussians, expected the same {len(splats)}")
-    point, screen, turn = here
+    point, screen, _ = _view(splats, camera)
+    turn = rotation_matrices(splats.rotation)
     _, other_screen, other_slope = _view(other, other_camera)
     spin = rotation_matrices(other.rotation) @ turn.transpose(1, 2)  # (n, 3, 3)
     plane = camera.world_to_camera[:2, :3].T * (point[:, 2] / camera.focal)[:, None, None]

@@ -1,67 +1,86 @@
-"""Everything that a resumed training run needs: weights, their average, optimiser, step."""
+"""What a training run leaves and takes up again: state, checkpoints, log, pictures.
+
+Every crop and every random choice is named by (seed, step, sample), so the state is the
+trained weights, their average, the optimiser and the number of the step; a run that was
+killed goes on from its last save and ends with the weights of one that was not.
+"""
 
 import copy
-from importlib.resources import as_file, files
+import json
+from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim import Optimizer
 
-from splatmend.core.adapter import save_adapter
-from splatmend.core.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
-from splatmend.core.compact import Compact, CompactConfig
 from splatmend.core.errors import CheckpointError, InputError
-from splatmend.core.lora import Lora, split_state
 from splatmend.training.config import TrainConfig
 
 __all__ = ["RunState"]
 
-_ADAPTER = "default"  # peft's name for the only one
-_TARGETS = r"stem|head|gain|(down|up)\.\d+|.*\.conv[12]"
+_IDENTITY = ("base", "seed", "rank")  # of a run; two that differ here are two runs
 
 
 class RunState:
-    """The network in training, the running average of its weights, and how far it is."""
+    """Where a run is, and everything it writes into its folder."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config, self.step, self.seconds = config, 0, 0.0
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            self.network, self._base = _build(config)
-        self.network.to(config.device).to(memory_format=torch.channels_last)
+    def __init__(self, config: TrainConfig, model: nn.Module, *, writes: bool = True) -> None:
+        """`writes` is False in every process but the first."""
+        self.config, self.model, self.writes = config, model, writes
+        self.step, self.seconds, self.best = 0, 0.0, float("inf")
+        self.bad_updates = 0
+        """Updates left out because the loss or the gradient was no number."""
         self.average = {name: p.detach().clone() for name, p in self._trained()}
-        self.optimizer = torch.optim.AdamW(
-            [parameter for _, parameter in self._trained()],
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=(0.9, 0.99),
-        )
-        if self._file.exists():
-            self._resume()
 
     @property
     def _file(self) -> Path:
         return self.config.out / "state.pt"
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        return [(n, p) for n, p in self.network.named_parameters() if p.requires_grad]
+        return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
 
-    def _resume(self) -> None:
-        config = self.config
-        stored = torch.load(self._file, weights_only=True, map_location=config.device)
-        if (stored["seed"], stored.get("rank", 0)) != (config.seed, config.rank):
+    def resume(self, optimizer: Optimizer, extra: Mapping[str, Any]) -> None:
+        """Take up what the folder holds, if anything.
+
+        `extra` are other objects with a state: a scaler, a discriminator.
+
+        Raises:
+            CheckpointError: the state is damaged or of another form.
+            InputError: it belongs to another run.
+        """
+        if not self._file.exists():
+            return
+        try:
+            stored = torch.load(self._file, weights_only=True, map_location="cpu")
+            theirs = {key: stored["run"][key] for key in _IDENTITY}
+        except Exception as error:  # torch.load raises whatever the unpickler meets
+            raise CheckpointError(
+                f"{self._file} is damaged or of another version ({error}): remove it to start anew"
+            ) from error
+        ours = {key: getattr(self.config, key) for key in _IDENTITY}
+        if theirs != ours:
             raise InputError(
-                f"{self._file} was made with seed {stored['seed']} and rank "
-                f"{stored.get('rank', 0)}, not {config.seed} and {config.rank}: "
-                f"use those or another --out"
+                f"{self._file} was made with {_words(theirs)}, not {_words(ours)}: use those or "
+                f"another --out"
             )
         self.step, self.seconds = stored["step"], stored["seconds"]
-        self.network.load_state_dict(stored["network"], strict=not config.rank)
-        self.average = stored["average"]
-        self.optimizer.load_state_dict(stored["optimizer"])
+        self.best, self.bad_updates = stored["best"], stored["bad_updates"]
+        with torch.no_grad():
+            for name, parameter in self._trained():
+                parameter.copy_(stored["trained"][name])
+                self.average[name].copy_(stored["average"][name])
+        optimizer.load_state_dict(stored["optimizer"])
+        for name, thing in extra.items():
+            thing.load_state_dict(stored["extra"][name])
+        if self.writes:
+            _cut(self.config.out / "log.jsonl", self.step)  # rows are of updates, from 0
+            _cut(self.config.out / "validation.jsonl", self.step + 1)  # after so many of them
 
     def advance(self, seconds: float) -> None:
-        """Count a finished update and average its weights."""
+        """Count an update and average its weights."""
         self.step += 1
         self.seconds += seconds
         # a young average would remember the initialisation: let it grow with the run
@@ -71,67 +90,66 @@ class RunState:
                 self.average[name].lerp_(value, 1 - decay)
 
     def averaged(self) -> nn.Module:
-        """A copy of the network with the averaged weights, for judging."""
-        network = copy.deepcopy(self.network)
-        network.load_state_dict(self.average, strict=False)
-        return network.eval()
+        """A copy of the model with the averaged weights, for judging."""
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(self.average, strict=False)
+        return model.eval()
 
-    def save(self) -> Path:
-        """Write the state for resuming, and the averaged weights as a checkpoint or adapter."""
+    def save(self, optimizer: Optimizer, extra: Mapping[str, Any]) -> Path:
+        """Write the state for resuming and the averaged weights; returns the checkpoint."""
+        path = self.config.out / str(self.model.file_name)
+        if not self.writes:
+            return path
+        state = {
+            "run": {key: getattr(self.config, key) for key in _IDENTITY},
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": self.best,
+            "bad_updates": self.bad_updates,
+            "trained": {name: value.detach() for name, value in self._trained()},
+            "average": self.average,
+            "optimizer": optimizer.state_dict(),
+            "extra": {name: thing.state_dict() for name, thing in extra.items()},
+        }
         unfinished = self._file.with_suffix(".part")
-        torch.save(
-            {
-                "step": self.step,
-                "seconds": self.seconds,
-                "seed": self.config.seed,
-                "rank": self.config.rank,
-                "network": {name: value.detach() for name, value in self._trained()},
-                "average": self.average,
-                "optimizer": self.optimizer.state_dict(),
-            },
-            unfinished,
-        )
+        torch.save(state, unfinished)
         unfinished.replace(self._file)
-        notes = {"steps": self.step, "seconds": round(self.seconds), "seed": self.config.seed}
-        if self.config.rank:
-            path = self.config.out / "adapter.safetensors"
-            lora, _ = split_state(self.average, _ADAPTER)
-            lora = Lora(lora.rank, float(lora.rank), down=lora.down, up=lora.up)
-            save_adapter(path, lora, self._base, notes)
-        else:
-            path = self.config.out / "compact.safetensors"
-            assert isinstance(self.network, Compact)
-            header = CheckpointHeader("compact", self.network.config.to_dict(), notes)
-            save_checkpoint(path, header, self.average, dtype=torch.float16)
+        self._write_checkpoint(path)
         return path
 
+    def keep_best(self, score: float) -> None:
+        """Write best_<name> if no validation before scored lower."""
+        if score < self.best:
+            self.best = score
+            if self.writes:
+                self._write_checkpoint(self.config.out / f"best_{self.model.file_name}")
 
-def _build(config: TrainConfig) -> tuple[Compact, dict[str, Tensor]]:
-    """The network to train, and the weights it starts from as the file has them."""
-    if config.init is None and not config.rank:
-        return Compact(CompactConfig()), {}
-    if config.init is not None:
-        header, weights = load_checkpoint(config.init)
-    else:
-        with as_file(files("splatmend.core") / "compact.safetensors") as path:
-            header, weights = load_checkpoint(path)
-    if header.architecture != "compact":
-        raise CheckpointError(
-            f"{config.init} holds a {header.architecture!r}: --init takes a checkpoint of compact"
-        )
-    network = Compact(CompactConfig.from_dict(header.config))
-    network.load_state_dict(weights)
-    if config.rank:
-        _add_lora(network, config.rank)
-    return network, weights
+    def _write_checkpoint(self, path: Path) -> None:
+        notes = {"steps": self.step, "seconds": round(self.seconds), "seed": self.config.seed}
+        self.model.save(path, self.average, notes)  # type: ignore[operator]
+
+    def log(self, name: str, row: Mapping[str, float]) -> None:
+        """Append one row to <name>.jsonl."""
+        if self.writes:
+            with (self.config.out / f"{name}.jsonl").open("a") as file:
+                file.write(
+                    json.dumps({k: v if isfinite(v) else None for k, v in row.items()}) + "\n"
+                )
 
 
-def _add_lora(network: Compact, rank: int) -> None:
-    """LoRA on every convolution, in place, at scale 1; the base is frozen."""
-    from peft import LoraConfig, inject_adapter_in_model
+def _words(run: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in run.items())
 
-    network.requires_grad_(requires_grad=False)
-    settings = LoraConfig(
-        r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=_TARGETS
-    )
-    inject_adapter_in_model(settings, network, adapter_name=_ADAPTER)
+
+def _cut(log: Path, step: int) -> None:
+    """Drop what a killed run logged after its last save: it will be done again."""
+    if not log.exists():
+        return
+    kept = []
+    for line in log.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] < step:
+                kept.append(line)
+        except ValueError:
+            break  # torn by the kill
+    log.write_text("".join(f"{line}\n" for line in kept))

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from splatmend.training.morton import morton_code
+
 __all__ = ["Gaussians", "SplatOptions", "normalize", "place", "rasterize", "resplat", "thin"]
 
 _CUT = 2.2  # radius of a Gaussian's patch in standard deviations
@@ -162,7 +164,7 @@ def _merge_pairs(gaussians: Gaussians, merges: int, generator: torch.Generator) 
     center, color = gaussians.center, gaussians.color
     n, count = center.shape[:2]
     shift = 64 * torch.rand(2, generator=generator).to(center)
-    order = _interleave((2 * (center + shift)).clamp(min=0).long()).argsort(1)
+    order = morton_code((2 * (center + shift)).clamp(min=0).long()).argsort(1)
     first, second = order[:, 0 : count - 1 : 2], order[:, 1::2]
 
     def pick(plane: Tensor, index: Tensor) -> Tensor:
@@ -317,16 +319,7 @@ def _stratified(rate: Tensor, count: int, generator: torch.Generator) -> Tensor:
 def _morton(height: int, width: int) -> Tensor:
     """Flat pixel indices along a Z-order curve."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return _interleave(torch.stack((x, y), -1)).flatten().argsort()
-
-
-def _interleave(point: Tensor) -> Tensor:
-    """Morton code of integer points (..., 2) below 2**16."""
-    code = torch.zeros_like(point[..., 0])
-    for bit in range(16):
-        x, y = ((point >> bit) & 1).unbind(-1)
-        code |= x << (2 * bit) | y << (2 * bit + 1)
-    return code
+    return morton_code(torch.stack((x, y), -1)).flatten().argsort()
 
 
 def _grid(center: Tensor, height: int, width: int) -> Tensor:

@@ -1,33 +1,45 @@
-"""`splatmend train`: the loop that makes compact and its adapters, with exact resume."""
+"""`splatmend train`: the loop that makes compact, its adapters and turbo's.
+
+On accelerate: one process, or several, by `accelerate launch -m splatmend.training.train ...`
+or, where MPI is missing on CPUs, by `torchrun -m splatmend.training.train ...`. p processes
+with batch b see the crops, and give the curve, of one with batch p b.
+"""
 
 import json
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import cv2
 import torch
-import tyro
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.optim import AdamW, Optimizer
 from tqdm import tqdm
 
-from splatmend.training.config import TrainConfig
-from splatmend.training.dataset import Portrait, Split, draw_batch, load_portraits
-from splatmend.training.losses import LpipsLoss, gram_distance, log_mse
-from splatmend.training.metrics import load_lpips, psnr
-from splatmend.training.pair_crops import draw_pair_batch, load_pairs
+from splatmend.core.errors import InputError, TrainingError
+from splatmend.temporal.loss import self_condition
+from splatmend.training.batches import Batch, load_batches, open_data
+from splatmend.training.config import TrainConfig, parse_config
+from splatmend.training.models import build_model
+from splatmend.training.objective import Objective
 from splatmend.training.run_state import RunState
+from splatmend.training.shift import shift_loss
+from splatmend.training.validation import Validation
 
 __all__ = ["learning_rate_share", "main", "train"]
-
-_VALIDATION_SEED = 10_000  # far from any training seed; the test split is never read here
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """`splatmend train ...`; errors are the caller's to report."""
-    train(tyro.cli(TrainConfig, args=arguments, prog="splatmend train", description=__doc__))
+    path = train(parse_config(arguments))
+    sys.stdout.write(f"written to {path}\n")
 
 
 def learning_rate_share(step: int, warmup: int, total: int) -> float:
@@ -35,172 +47,206 @@ def learning_rate_share(step: int, warmup: int, total: int) -> float:
     return min((step + 1) / warmup, (total - step) / (total - warmup))
 
 
+@dataclass(frozen=True)
+class _Run:
+    """The parts of a run, wrapped by accelerate where it wants to."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: Optimizer
+    objective: Objective
+    state: RunState
+    validation: Validation | None
+
+    def save(self) -> Path:
+        """Write state and checkpoint."""
+        return self.state.save(self.optimizer, _extra(self.accelerator, self.objective))
+
+
 def train(config: TrainConfig) -> Path:
     """Train until `max_steps`, resuming from `out` if it holds a state; returns the checkpoint.
 
-    Every step draws its own pictures from (seed, step), so a resumed run repeats
-    an uninterrupted one exactly.
+    Raises:
+        InputError: data or settings that cannot be used.
+        ModelError: a base or a checkpoint that cannot be loaded.
+        TrainingError: the loss is no number for too long; the last save is kept.
     """
     config.out.mkdir(parents=True, exist_ok=True)
-    draw, draw_validation = _sources(config)
-    state = RunState(config)
-    network, optimizer = state.network, state.optimizer
-    trained = [p for p in network.parameters() if p.requires_grad]
-    losses = _Losses(config)
-    batches = _batches(draw, config, state.step)
-    bar = tqdm(batches, initial=state.step, total=config.max_steps)
-    started = time.monotonic()
-    for step, batch in enumerate(bar, state.step):
-        share = learning_rate_share(step, config.warmup_steps, config.max_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * share
-        degraded, clean = (t.to(config.device) for t in batch)
-        with torch.autocast(config.device, torch.bfloat16, enabled=config.bf16):
-            restored = degraded + network(degraded)
-        terms = losses(restored.float(), clean, step)
-        loss = torch.stack(list(terms.values())).sum()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
-        optimizer.step()
+    accelerator = _accelerator(config)
+    draw, draw_validation = open_data(config)
+    objective = Objective(config, accelerator.device)
+    validation = draw_validation and Validation(draw_validation, objective, config)
+    run = _prepare(config, accelerator, objective, validation)
+    loader = load_batches(
+        draw,
+        config,
+        start=run.state.step,
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+    try:
+        return _loop(run, iter(loader))
+    finally:
+        accelerator.end_training()
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    # accelerate keeps one state a process and refuses a second run of other precision
+    AcceleratorState._reset_state()
+    cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    if cpu and config.mixed_precision == "fp16":
+        raise InputError("fp16 needs an accelerator: use --mixed-precision bf16, or no")
+    installed = {tracker.value for tracker in get_available_trackers()}
+    if missing := sorted(set(config.trackers) - installed):
+        raise InputError(f"{missing[0]} is not installed: pip install {missing[0]}")
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.accumulate,
+        log_with=list(config.trackers) or None,
+        project_dir=str(config.out),
+    )
+    if config.trackers:
+        accelerator.init_trackers("splatmend")
+    if accelerator.is_main_process:
+        settings = json.dumps(asdict(config), indent=1, default=str)
+        (config.out / "config.json").write_text(settings)
+    return accelerator
+
+
+def _prepare(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    objective: Objective,
+    validation: Validation | None,
+) -> _Run:
+    model = build_model(config).to(accelerator.device)
+    state = RunState(config, model, writes=accelerator.is_main_process)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = AdamW(
+        trained, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+    )
+    state.resume(optimizer, _extra(accelerator, objective))
+    prepared, stepping = accelerator.prepare(model, optimizer)
+    if objective.opponent is not None:
+        objective.opponent.prepare(accelerator)
+    return _Run(config, accelerator, prepared, stepping, objective, state, validation)
+
+
+def _extra(accelerator: Accelerator, objective: Objective) -> dict[str, Any]:
+    """What else has a state to resume."""
+    things = {"scaler": accelerator.scaler, "opponent": objective.opponent}
+    return {name: thing for name, thing in things.items() if thing is not None}
+
+
+def _loop(run: _Run, loader: Iterator[Batch]) -> Path:
+    config, state = run.config, run.state
+    hidden = not run.accelerator.is_local_main_process
+    bar = tqdm(initial=state.step, total=config.max_steps, disable=hidden)
+    bad_in_row = 0
+    while state.step < config.max_steps:
+        started, step = time.monotonic(), state.step
+        terms, norm = _update(run, islice(loader, config.accumulate), step)
+        # a scaler's first updates overflow by design: it looks after the norm by itself
+        watched = [*terms.values(), *([] if run.accelerator.scaler else [norm])]
+        bad_in_row = 0 if all(v.isfinite() for v in watched) else bad_in_row + 1
+        state.bad_updates += bad_in_row > 0
+        if bad_in_row >= config.max_bad_updates:
+            raise TrainingError(_describe_bad(run, terms, bad_in_row))
         state.advance(time.monotonic() - started)
-        started = time.monotonic()
-        row = {"step": step, "loss": loss.item(), "norm": norm.item(), "lr_share": share}
-        row |= {name: value.item() for name, value in terms.items()}
-        bar.set_postfix_str(" ".join(f"{k} {v:.3f}" for k, v in row.items() if k != "step"))
-        _log(config.out / "log.jsonl", row)
-        if draw_validation and state.step % config.validate_every == 0:
-            _log(config.out / "validation.jsonl", _validate(state, losses, draw_validation))
+        _report(run, bar, step, terms, norm)
+        if run.validation and state.step % config.validate_every == 0:
+            _validate(run)
         if state.step % config.save_every == 0:
-            state.save()
-    return state.save()
+            run.save()
+    bar.close()
+    return run.save()
 
 
-_Draw = Callable[..., tuple[Tensor, Tensor]]
-"""Draws the batch (degraded, clean) of the keyword `step`; can be sent to a worker."""
+def _update(run: _Run, parts: Iterator[Batch], step: int) -> tuple[dict[str, Tensor], Tensor]:
+    """One step of the optimiser on `accumulate` batches -> (mean terms, gradient norm)."""
+    accelerator, optimizer, config = run.accelerator, run.optimizer, run.config
+    share = learning_rate_share(step, config.warmup_steps, config.max_steps)
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * share
+    sums: dict[str, Tensor] = {}
+    norm = torch.zeros(())
+    for part in parts:
+        batch = part.to(accelerator.device)
+        with accelerator.accumulate(run.model):
+            restored = run.model(_inputs(run, batch), batch.chance).float()
+            terms = run.objective(restored, batch, step)
+            if weight := config.loss.shift:
+                loss = shift_loss(
+                    partial(run.model, chance=batch.chance), batch.degraded, seed=step
+                )
+                terms["shift"] = weight * loss
+            accelerator.backward(torch.stack(list(terms.values())).sum())
+            if accelerator.sync_gradients:
+                parameters = [p for p in run.model.parameters() if p.requires_grad]
+                norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+                if accelerator.scaler is not None or norm.isfinite():
+                    optimizer.step()
+            optimizer.zero_grad()
+            if run.objective.opponent is not None:
+                window = run.objective.window(step)
+                learned = run.objective.opponent.learn(batch.clean[window], restored[window])
+                terms["opponent"] = learned
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0) + value.detach() / config.accumulate
+    means = accelerator.reduce(torch.stack(list(sums.values())), reduction="mean")
+    return dict(zip(sums, means, strict=True)), norm
 
 
-def _sources(config: TrainConfig) -> tuple[_Draw, _Draw | None]:
-    """What the run trains on, and what it validates on, if anything."""
-    size = {"seed": config.seed, "batch": config.batch, "crop": config.crop}
-    judged = size | {"seed": _VALIDATION_SEED, "batch": 4}
-    if config.pairs:
-        pairs = [p for f in config.pairs for p in load_pairs(f, "train", holdout=config.holdout)]
-        draw = partial(draw_pair_batch, pairs, **size)
-        if not config.holdout:
-            return draw, None
-        held = [p for f in config.pairs for p in load_pairs(f, "held out", holdout=config.holdout)]
-        return draw, partial(draw_pair_batch, held, **judged)
-    portraits = [p for f in config.faces for p in _load(f, "train", config)]
-    validation = [p for f in config.faces if _has_manifest(f) for p in _load(f, "val", config)]
-    draw = partial(draw_batch, portraits, **size)
-    return draw, partial(draw_batch, validation, **judged) if validation else None
+def _inputs(run: _Run, batch: Batch) -> Tensor:
+    """What the network sees: the damage, in some sequences mixed with its own past."""
+    share = run.config.self_conditioning
+    if batch.flow is None or batch.valid is None or not share:
+        return batch.degraded
+    with torch.no_grad():
+        restored = run.model(batch.degraded, batch.chance).float().clamp(0, 1)
+    clips = (batch.as_clips(batch.degraded), batch.as_clips(restored))
+    own = batch.as_clips(batch.chance)[:, 0, -2:]
+    mixed = self_condition(*clips, batch.flow, batch.valid, share=share, chance=own)
+    return mixed.flatten(0, 1)
 
 
-class _Steps(Dataset[tuple[Tensor, Tensor]]):
-    """The batches of a run, by step: a worker needs nothing but the number."""
+def _report(run: _Run, bar: Any, step: int, terms: dict[str, Tensor], norm: Tensor) -> None:
+    row = {name: value.item() for name, value in terms.items()}
+    loss = sum(value for name, value in row.items() if name != "opponent")
+    row = {"loss": loss, **row, "norm": norm.item()}
+    row["learning_rate"] = run.optimizer.param_groups[0]["lr"]
+    row["bad_updates"] = run.state.bad_updates
+    bar.update()
+    bar.set_postfix_str(" ".join(f"{name} {value:.3g}" for name, value in row.items()))
+    run.state.log("log", {"step": step, **row})
+    if run.config.trackers:
+        run.accelerator.log(row, step=step)
 
-    def __init__(self, draw: _Draw) -> None:
-        self.draw = draw
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        return self.draw(step=step)
+def _validate(run: _Run) -> None:
+    assert run.validation is not None
+    state = run.state
+    if run.accelerator.is_main_process:
+        picture = run.config.out / f"validation_{state.step:06d}.jpg"
+        row = run.validation(state.averaged(), picture)
+        state.log("validation", {"step": state.step, **row})
+        state.keep_best(run.validation.score(row))
+        tqdm.write(f"step {state.step}: " + " ".join(f"{k} {v:.4f}" for k, v in row.items()))
+        if run.config.trackers:
+            run.accelerator.log({f"validation/{k}": v for k, v in row.items()}, step=state.step)
+    run.accelerator.wait_for_everyone()
 
 
-def _batches(draw: _Draw, config: TrainConfig, start: int) -> DataLoader[tuple[Tensor, Tensor]]:
-    """The batches from step `start` on, in order, whatever the number of workers."""
-    return DataLoader(
-        _Steps(draw),
-        batch_size=None,
-        sampler=range(start, config.max_steps),
-        num_workers=config.workers,
-        worker_init_fn=_start_worker,
+def _describe_bad(run: _Run, terms: dict[str, Tensor], count: int) -> str:
+    bad = [name for name, value in terms.items() if not value.isfinite()]
+    named = f"the term {', '.join(bad)} is" if bad else "the gradient is"
+    return (
+        f"{count} updates in a row up to step {run.state.step} gave no number: {named} not finite. "
+        f"{run.config.out} keeps the last save; use a lower --learning-rate, or "
+        f"--mixed-precision no"
     )
-
-
-def _start_worker(_: int) -> None:
-    """OpenCV's threads do not survive a fork."""
-    cv2.setNumThreads(0)
-
-
-def _has_manifest(folder: Path) -> bool:
-    return (folder / "manifest.json").exists()
-
-
-def _load(folder: Path, split: Split, config: TrainConfig) -> list[Portrait]:
-    with_foreground = split == "train" and _has_manifest(folder)
-    return load_portraits(
-        folder, split, cache=config.out.parent / "foreground", foreground=with_foreground
-    )
-
-
-class _Losses:
-    """The weighted terms of one step, by name."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
-        weights = config.loss
-        folder, device = config.lpips_weights, config.device
-        self.alex = load_lpips("alex", folder, device) if weights.lpips_alex else None
-        needs_vgg = weights.lpips_vgg or weights.gram
-        self.vgg = load_lpips("vgg", folder, device) if needs_vgg else None
-
-    def __call__(self, restored: Tensor, clean: Tensor, step: int) -> dict[str, Tensor]:
-        weights, config = self.config.loss, self.config
-        terms = {
-            "l1": weights.l1 * (restored - clean).abs().mean(),
-            "log_mse": weights.log_mse * log_mse(restored, clean).mean(),
-        }
-        if self.alex is not None:
-            pictures = (self._features(self.alex, x) for x in (restored, clean))
-            terms["lpips_alex"] = weights.lpips_alex * self.alex.distance(*pictures).mean()
-        if self.vgg is not None:
-            # a random window of some crops is an unbiased sample at a third of the cost
-            generator = torch.Generator().manual_seed(step)
-            room = config.crop - config.vgg_side + 1
-            top, left = torch.randint(room, (2,), generator=generator).tolist()
-            side = config.vgg_side
-            window = (slice(0, config.vgg_crops), slice(None),
-                      slice(top, top + side), slice(left, left + side))  # fmt: skip
-            ours = self._features(self.vgg, restored[window])
-            with torch.no_grad():
-                target = self._features(self.vgg, clean[window])
-            terms["lpips_vgg"] = weights.lpips_vgg * self.vgg.distance(ours, target).mean()
-            if weights.gram:
-                terms["gram"] = weights.gram * gram_distance(ours, target).mean()
-        return terms
-
-    def _features(self, backbone: LpipsLoss, rgb: Tensor) -> list[Tensor]:
-        """Half the time in bfloat16 and channels last; the distances stay in float32."""
-        rgb = rgb.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.config.device, torch.bfloat16, enabled=self.config.bf16):
-            return [level.float() for level in backbone.features(rgb)]
-
-
-@torch.no_grad()
-def _validate(state: RunState, losses: _Losses, draw: _Draw) -> Mapping[str, float]:
-    """Mean LPIPS and PSNR of the averaged weights and of their input on fixed crops."""
-    network = state.averaged()
-    totals = {"step": float(state.step)}
-    count = 6
-    for step in range(count):
-        degraded, clean = (t.to(state.config.device) for t in draw(step=step))
-        restored = (degraded + network(degraded)).clamp(0, 1)
-        for name, picture in (("input", degraded), ("ours", restored)):
-            for backbone, metric in (("vgg", losses.vgg), ("alex", losses.alex)):
-                if metric is not None:
-                    key = f"{backbone}_{name}"
-                    value = metric(picture, clean).mean().item() / count
-                    totals[key] = totals.get(key, 0.0) + value
-            decibel = psnr(picture, clean).mean().item() / count
-            totals[f"psnr_{name}"] = totals.get(f"psnr_{name}", 0.0) + decibel
-    tqdm.write(" ".join(f"{k} {v:.4f}" for k, v in totals.items()))
-    return totals
-
-
-def _log(path: Path, row: Mapping[str, float]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

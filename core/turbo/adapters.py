@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from splatmend.core.lora import PEFT_ALPHA, Lora, matches, merge_lora, split_state
+from splatmend.core.lora import PEFT_ALPHA
 from splatmend.core.turbo.network import Turbo
 
 __all__ = [
@@ -15,12 +15,8 @@ __all__ = [
     "UNET_TARGETS",
     "VAE_ADAPTER",
     "VAE_TARGETS",
-    "Lora",
     "add_lora",
     "decoder_targets",
-    "matches",
-    "merge_lora",
-    "split_state",
     "trainable_parameters",
 ]
 

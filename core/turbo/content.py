@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from splatmend.core.errors import CheckpointError, InputError
-from splatmend.core.lora import PEFT_ALPHA, Lora, split_state
+from splatmend.core.lora import PEFT_ALPHA, Lora, check_lora, split_state
 from splatmend.core.turbo.guidance import Guidance
 from splatmend.core.turbo.network import TurboSettings
 
@@ -21,7 +21,6 @@ __all__ = [
     "as_settings",
     "as_targets",
     "as_tensors",
-    "check_lora",
     "entry",
     "first_line",
     "has_skips",
@@ -123,7 +122,7 @@ def as_settings(values: object) -> TurboSettings:
         else:
             raise CheckpointError(f"{name} must be {types[name].__name__}, got {value!r}")
     try:
-        return TurboSettings.from_dict(checked)
+        return TurboSettings(**checked)
     except InputError as error:
         raise CheckpointError(str(error)) from error
 
@@ -148,29 +147,6 @@ def as_lora(
     lora = replace(found, rank=known, alpha=alpha, targets=targets)
     check_lora(lora)
     return lora, plain
-
-
-def check_lora(lora: Lora) -> None:
-    """See that the halves fit each other and the rank.
-
-    Raises:
-        CheckpointError: they do not.
-    """
-    if unpaired := sorted(lora.down.keys() ^ lora.up.keys()):
-        raise CheckpointError(f"LoRA of {unpaired[0]} has only one of its two halves")
-    for name, down in lora.down.items():
-        up = lora.up[name]
-        tail = (1,) * (down.ndim - 2)
-        if (
-            down.ndim not in (2, 4)
-            or len(down) != lora.rank
-            or up.shape[1:] != (lora.rank, *tail)
-            or not down.numel() * up.numel()
-        ):
-            raise CheckpointError(
-                f"LoRA of {name} is {tuple(down.shape)} and {tuple(up.shape)}: "
-                f"not the two halves of a rank of {lora.rank}"
-            )
 
 
 def as_guidance(state: Mapping[str, Tensor], *, rank_unet: int, rank_vae: int) -> Guidance:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from splatmend.core.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
 from splatmend.core.errors import CheckpointError
-from splatmend.core.lora import Lora
+from splatmend.core.lora import Lora, check_lora
 from splatmend.core.turbo.content import (
     as_guidance,
     as_number,
@@ -17,7 +17,6 @@ from splatmend.core.turbo.content import (
     as_settings,
     as_targets,
     as_tensors,
-    check_lora,
     entry,
 )
 from splatmend.core.turbo.folders import read_folder

@@ -91,7 +91,10 @@ def _read_difix(path: Path) -> TurboWeights:
         None,
         vae_lora.rank,
     ):
-        raise CheckpointError("vae/config.json has no use for its own skips, or another rank")
+        raise CheckpointError(
+            f"vae/config.json ignores the skips, or states another rank than its weights have, "
+            f"{vae_lora.rank} (ignore_skip, lora_rank): use nvidia/difix as it is published"
+        )
     settings = replace(DIFIX_SETTINGS, gamma=as_number(config.get("gamma", 1), "gamma"))
     unet = _component(path / "unet")
     check_difix_unet(unet)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from splatmend.core.errors import CheckpointError
-from splatmend.core.turbo.adapters import Lora
+from splatmend.core.lora import Lora, adapted_weight
 from splatmend.core.turbo.network import Turbo
 
 __all__ = ["Guidance", "guided_weights"]
@@ -44,16 +44,6 @@ class Guidance(nn.Module):
         self.vae_fuse_mlp, self.unet_fuse_mlp = map(_identity, (rank_vae, rank_unet))
         self.vae_block_embeddings = nn.Embedding(_VAE_BLOCKS, _BLOCK_WIDTH)
         self.unet_block_embeddings = nn.Embedding(_UNET_BLOCKS, _BLOCK_WIDTH)
-
-    @property
-    def rank_unet(self) -> int:
-        """Rank of the UNet's LoRA."""
-        return math.isqrt(self.unet_fuse_mlp.out_features)
-
-    @property
-    def rank_vae(self) -> int:
-        """Rank of the autoencoder's LoRA."""
-        return math.isqrt(self.vae_fuse_mlp.out_features)
 
     def mixing(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (n, 2), blur and noise in [0, 1] -> M of (autoencoder, UNet) for each block.
@@ -131,13 +121,7 @@ def _mixed(part: str, model: nn.Module, lora: Lora, mixing: Tensor) -> Iterator[
     block_of = unet_block if part == "unet" else vae_block
     parameters = dict(model.named_parameters())
     for name, down in lora.down.items():
-        weight, shape = parameters.get(f"{name}.weight"), (len(lora.up[name]), *down.shape[1:])
-        if weight is None or weight.shape != shape:
-            found = "no such layer" if weight is None else f"{tuple(weight.shape)}"
-            raise CheckpointError(
-                f"LoRA of {part}.{name} is for a weight {shape}, the network has {found}: "
-                f"the file belongs to another base model"
-            )
+        weight = adapted_weight(parameters, lora, name)
         matrix = mixing[block_of(name)]
         up = lora.up[name].to(matrix).flatten(1) @ matrix.T
         # product and sum in one go: a float32 change of every weight would double the memory

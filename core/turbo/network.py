@@ -7,7 +7,7 @@ that one network may serve several streams. The names of all weights are upstrea
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -42,7 +42,7 @@ class TurboSettings:
     cfg_scale: float = 1.0
     """Classifier-free guidance over a second, negative prompt; 1 runs the UNet once."""
     prompt: str = ""
-    """The words that the stored prompt embedding was made from, for the record."""
+    """The words behind the prompt embedding; a second line, if any, is the negative prompt."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.timestep < TIMESTEPS:
@@ -52,10 +52,11 @@ class TurboSettings:
         if self.input_range not in ("01", "pm1"):
             raise InputError(f'input_range must be "01" or "pm1", got {self.input_range!r}')
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Rebuild from what `to_dict` gave."""
-        return cls(**values)
+    @property
+    def prompt_texts(self) -> tuple[str, ...]:
+        """What is embedded: the prompt, under classifier-free guidance also the negative one."""
+        lines = (*self.prompt.split("\n"), "")
+        return lines[:1] if self.cfg_scale == 1 else lines[:2]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for a JSON header."""

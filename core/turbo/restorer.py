@@ -187,7 +187,7 @@ def load_network(weights: TurboWeights, *, base: str | Path | None = None) -> Tu
     folder = find_base(base, words=weights.prompts is None)
     prompts = weights.prompts
     if prompts is None:  # before the networks, so that the text encoder is gone by then
-        prompts = encode_prompts(folder, _words(weights))
+        prompts = encode_prompts(folder, weights.settings.prompt_texts)
     return build_turbo(*load_base(folder), prompts, weights)
 
 
@@ -253,12 +253,6 @@ def _moved(guide: Guide, device: torch.device, dtype: torch.dtype) -> Guide:
     if isinstance(estimator, nn.Module):
         estimator = estimator.to(device).eval().requires_grad_(requires_grad=False)
     return Guide(guidance, estimator, moved(guide.unet_lora), moved(guide.vae_lora))
-
-
-def _words(weights: TurboWeights) -> list[str]:
-    """Prompt and, under classifier-free guidance, negative prompt; a file has one a line."""
-    lines = weights.settings.prompt.split("\n")
-    return [lines[0]] if weights.settings.cfg_scale == 1 else [*lines, ""][:2]
 
 
 def _upload(rgb: Tensor, device: torch.device) -> Tensor:

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from splatmend.core.errors import CheckpointError
-from splatmend.core.turbo.adapters import Lora, merge_lora
+from splatmend.core.lora import Lora, merge_lora
 from splatmend.core.turbo.guidance import Guidance
 from splatmend.core.turbo.network import Turbo, TurboSettings
 

@@ -1,42 +1,9 @@
-"""SD-Turbo in miniature: its layout, its block types, a few random channels."""
+"""A trained-looking checkpoint for the miniature of SD-Turbo."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-
-TINY_UNET: dict[str, Any] = {
-    "sample_size": 8,
-    "block_out_channels": (16, 16, 32, 32),
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-    "cross_attention_dim": 16,
-    "attention_head_dim": (2, 2, 4, 4),  # SD 2.1 means by this the number of heads
-    "use_linear_projection": True,
-}
-TINY_VAE: dict[str, Any] = {
-    "block_out_channels": (8, 16, 32, 32),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 1,
-    "latent_channels": 4,
-    "norm_num_groups": 4,
-    "sample_size": 64,
-}
-
-
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as SD-Turbo's own: unet/ and vae/, here with a few random channels."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel  # seconds: only where it is used
-
-    folder = tmp_path_factory.mktemp("tiny-base")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        UNet2DConditionModel(**TINY_UNET).save_pretrained(folder / "unet")
-        AutoencoderKL(**TINY_VAE).save_pretrained(folder / "vae")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
+import json
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from splatmend.core import Compact, CompactConfig, InputError
+from splatmend.core.checkpoint import config_from_json
 from splatmend.core.compact import laplacian_bands
 
 SMALL = CompactConfig(widths=(8, 12), encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,))
@@ -46,7 +49,8 @@ def test_the_default_is_as_large_as_the_card_says() -> None:
     network = Compact()
     assert sum(p.numel() for p in network.parameters()) == 4_562_851
     assert network.multiple == 32
-    assert CompactConfig.from_dict(network.config.to_dict()) == network.config
+    stored = json.loads(json.dumps(network.config.to_dict()))
+    assert config_from_json(CompactConfig, stored) == network.config
 
 
 def test_levels_must_agree() -> None:

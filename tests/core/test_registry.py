@@ -58,6 +58,12 @@ def test_a_device_that_is_not_here_is_refused() -> None:
         load_restorer("copy", device="tpu9")
 
 
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+    for path in (tmp_path / "lost.safetensors", tmp_path):
+        with pytest.raises(CheckpointError, match="cannot be read: there is no such file"):
+            read_header(path)
+
+
 class _Bomb:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (Path.touch, (Path("exploded"),))  # type: ignore[return-value]

@@ -1,16 +1,24 @@
-"""The commands: exit codes, one line for every error, the summary, folders of clips."""
+"""The commands: exit codes, one line for every error, the summary, folders of clips, models."""
 
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
+import torch
+from skimage.data import astronaut
 
+from splatmend.core import UnsharpMask, load_checkpoint, save_checkpoint
+from splatmend.core.adapter import save_adapter
+from splatmend.core.lora import Lora
 from splatmend.plugin import cli, mux, segments
 
 
@@ -253,6 +261,108 @@ def test_ctrl_c_says_how_to_go_on(make_clip, tmp_path):
     ]
     assert not target.exists()
     assert list((tmp_path / ".out.mp4.splatmend").iterdir())
+
+
+@pytest.fixture
+def mended(capsys, tmp_path):
+    """`mended(picture, "--model", "unsharp", ...)`: the picture that `restore-video` writes."""
+    source, target = tmp_path / "in.png", tmp_path / "out.png"
+
+    def call(picture, *arguments):
+        cv2.imwrite(str(source), picture)
+        given = (source, target, *arguments, "--device", "cpu")
+        assert cli.restore_video([str(argument) for argument in given]) == 0
+        assert ("gated on cpu" in capsys.readouterr().out) == ("--gate" in arguments)
+        return cv2.imread(str(target)).astype(int)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def face():
+    return np.ascontiguousarray(astronaut()[:192, 100:356, ::-1])  # BGR
+
+
+def noisy(picture):
+    dice = np.random.default_rng(3)
+    return np.clip(picture + dice.normal(0, 15, picture.shape), 0, 255).astype(np.uint8)
+
+
+UNSHARP = ("--model", "unsharp")
+
+
+def test_a_gate_spares_what_looks_clean(mended, face):
+    def change(picture, *flags):
+        return np.abs(mended(picture, *UNSHARP, *flags) - picture).mean()
+
+    assert change(face, "--gate") < 0.5 * change(face)
+    assert change(noisy(face), "--gate") == change(noisy(face)) > 5
+
+
+def test_a_gate_judges_the_picture_and_not_its_tiles(mended, face, monkeypatch):
+    half, sides, sharpen = face.copy(), [], UnsharpMask.__call__
+    half[:, 128:] = noisy(face)[:, 128:]
+    whole = mended(half, *UNSHARP, "--gate")
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            UnsharpMask, "__call__", lambda r, x: sides.append(max(x.shape[2:])) or sharpen(r, x)
+        )
+        tiled = mended(half, *UNSHARP, "--gate", "--tile", 128)
+    assert max(sides) == 128
+    assert np.abs(tiled - whole).max() <= 1
+    assert np.abs(mended(half[:, :128], *UNSHARP, "--gate") - whole[:, :128]).mean() > 0.5
+
+
+@pytest.fixture
+def compact():
+    """Header and weights of the model inside the package."""
+    with as_file(files("splatmend.core") / "compact.safetensors") as path:
+        return load_checkpoint(path)
+
+
+@pytest.fixture
+def adapter(compact, tmp_path):
+    """An adapter for it that changes two layers."""
+    weights, rank = compact[1], 2
+    shapes = {name: weights[f"{name}.weight"].shape for name in ("stem", "head")}
+    down = {name: 0.1 * torch.randn(rank, *shape[1:]) for name, shape in shapes.items()}
+    up = {name: 0.1 * torch.randn(shape[0], rank, 1, 1) for name, shape in shapes.items()}
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(path, Lora(rank, 4.0, down=down, up=up), weights, {})
+    return path
+
+
+def test_an_adapter_is_added_to_compact(mended, face, compact, adapter, tmp_path):
+    header, weights = compact
+    lora = load_checkpoint(adapter)[1]
+    for name in ("stem", "head"):
+        down, up = (lora[f"{half}.{name}"].float() for half in ("down", "up"))
+        change = torch.einsum("oryx,rihw->oihw", up, down)
+        weights[f"{name}.weight"] = weights[f"{name}.weight"].float() + 4.0 / 2 * change
+    by_hand = tmp_path / "by_hand.safetensors"
+    save_checkpoint(by_hand, replace(header, notes={}), weights)
+    fitted = mended(face, "--adapter", adapter)
+    assert np.abs(fitted - mended(face, "--model", by_hand)).max() <= 1
+    assert np.abs(fitted - mended(face)).mean() > 1
+
+
+def test_adapters_that_cannot_be_used_are_one_line(
+    make_clip, run, adapter, tiny_checkpoint, capsys, tmp_path
+):
+    source, target = make_clip("in.mp4"), tmp_path / "out.mp4"
+    result = run(source, target, "--adapter", adapter)
+    assert_one_error(result, "copy takes no adapter, only compact does: leave", str(adapter))
+    for model, path, part in (
+        (tiny_checkpoint, adapter, "was trained on other weights"),
+        ("compact", tmp_path / "lost.safetensors", "there is no such file"),
+        ("compact", source, "cannot be read as safetensors"),
+        ("compact", tiny_checkpoint, "holds a 'compact', not an adapter"),
+    ):
+        arguments = (source, target, "--model", model, "--adapter", path, "--device", "cpu")
+        code = cli.restore_video([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        assert_one_error((code, said.out.splitlines(), said.err.splitlines()), str(path), part)
+    assert not target.exists()
 
 
 def test_splatmend_lists_its_commands(capsys):

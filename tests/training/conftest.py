@@ -18,12 +18,14 @@ def face() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LPIPS backbones with random weights, laid out as real ones: nothing is downloaded."""
+    """Weights of LPIPS and DISTS, random, laid out as real ones: nothing is downloaded."""
     folder = tmp_path_factory.mktemp("backbones")
     torch.manual_seed(0)
     for name, network in (("alex", alexnet(weights=None)), ("vgg", vgg16(weights=None))):
         weights = {k: v.half() for k, v in network.features.state_dict().items()}
         save_file(weights, folder / f"lpips_{name}_features.fp16.safetensors")
+    shares = {name: torch.rand(1475) for name in ("alpha", "beta")}
+    save_file(shares, folder / "dists.safetensors")
     return folder
 
 

@@ -11,8 +11,9 @@ from splatmend.core import InputError, load_restorer
 from splatmend.core.adapter import fingerprint, load_adapter
 from splatmend.core.checkpoint import load_checkpoint
 from splatmend.core.errors import CheckpointError
-from splatmend.training import LossWeights, TrainConfig
-from splatmend.training.pair_crops import draw_pair_batch, load_pairs
+from splatmend.training import LossWeights, TrainConfig, batches
+from splatmend.training.models import build_model
+from splatmend.training.pair_crops import draw_pair_batch, folder_poses
 from splatmend.training.train import train
 
 
@@ -32,7 +33,7 @@ def config(pairs: str, out: Path, init: Path, **changes: object) -> TrainConfig:
     values: dict = {
         "pairs": (pairs,), "out": out, "init": init, "rank": 4, "max_steps": 30, "warmup_steps": 2,
         "batch": 2, "crop": 64, "vgg_side": 32, "workers": 0, "learning_rate": 5e-3, "ema": 0.5,
-        "save_every": 10, "validate_every": 100,
+        "save_every": 10, "device": "cpu", "validate_every": 100,
         "loss": LossWeights(l1=1, log_mse=0, lpips_vgg=0, lpips_alex=0, gram=0),
     }  # fmt: skip
     return TrainConfig(**(values | changes))
@@ -43,8 +44,8 @@ def test_an_adapter_learns_one_avatar_and_is_switched_at_load(
 ) -> None:
     path = train(config(pairs, tmp_path / "run", tiny_checkpoint, holdout=3))
     assert path.name == "adapter.safetensors"
-    held = load_pairs(pairs, "held out", holdout=3)
-    assert [pair.name for pair in held] == ["2.png", "5.png"]
+    held = folder_poses(pairs, "held out", holdout=3)
+    assert [pair.clean.name for pair in held] == ["2.png", "5.png"]
     degraded, clean = draw_pair_batch(held, seed=0, step=0, batch=4, crop=64)
     plain = load_restorer(tiny_checkpoint, device="cpu")
     fitted = load_restorer(tiny_checkpoint, device="cpu", adapter=path)
@@ -56,12 +57,12 @@ def test_the_file_holds_what_was_trained(pairs: str, tmp_path: Path, tiny_checkp
     """Loaded and merged it gives the picture of the layers that were trained."""
     settings = config(pairs, tmp_path / "run", tiny_checkpoint, max_steps=6)
     path = train(settings)
-    from splatmend.training.run_state import RunState
-
-    trained = RunState(settings).averaged()
+    trained = build_model(settings)
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    trained.load_state_dict(state["average"], strict=False)
     rgb = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
-        expected = (rgb + trained(rgb)).clamp(0, 1)
+        expected = trained(rgb, torch.ones(1, 8)).clamp(0, 1)
     restorer = load_restorer(tiny_checkpoint, device="cpu", adapter=path)
     tolerance = 5e-3 if next(restorer.network.parameters()).dtype == torch.bfloat16 else 1e-4
     torch.testing.assert_close(restorer(rgb), expected, atol=tolerance, rtol=0)
@@ -78,21 +79,19 @@ def test_a_resumed_adapter_is_the_same(pairs: str, tmp_path: Path, tiny_checkpoi
 
 
 def train_until(settings: TrainConfig, stop: int) -> None:
-    from splatmend.training import train as module
-
-    draw = module.draw_pair_batch
+    draw = batches.draw_pair_batch
 
     def interrupted(*args: object, step: int, **options: object) -> object:
         if step == stop + 3:
             raise KeyboardInterrupt
         return draw(*args, step=step, **options)
 
-    module.draw_pair_batch = interrupted
+    batches.draw_pair_batch = interrupted
     try:
         with pytest.raises(KeyboardInterrupt):
-            module.train(settings)
+            train(settings)
     finally:
-        module.draw_pair_batch = draw
+        batches.draw_pair_batch = draw
 
 
 def test_an_adapter_belongs_to_its_base(pairs: str, tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -112,7 +111,7 @@ def test_an_adapter_belongs_to_its_base(pairs: str, tmp_path: Path, tiny_checkpo
 
 
 def test_windows_follow_the_subject_and_a_seed(pairs: str) -> None:
-    poses = load_pairs(pairs, "train", holdout=0)
+    poses = folder_poses(pairs, "train", holdout=0)
     assert len(poses) == 6
     first, again, other = (
         draw_pair_batch(poses, seed=seed, step=5, batch=3, crop=64) for seed in (1, 1, 2)
@@ -122,14 +121,41 @@ def test_windows_follow_the_subject_and_a_seed(pairs: str) -> None:
     assert (first[1].amin((1, 2, 3)) < 0.5).all()  # each window shows some of the face
 
 
+def test_with_alpha_both_lie_on_the_same_ground(tmp_path: Path, face: np.ndarray) -> None:
+    alpha = np.zeros((96, 96, 1), np.uint8)
+    alpha[16:80, 16:80] = 255
+    picture = np.concatenate((face[:96, :96, ::-1], alpha), 2)
+    for folder in ("thin", "whole"):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "0.png"), picture)
+    poses = folder_poses(f"{tmp_path / 'thin'}:{tmp_path / 'whole'}", "train", holdout=0)
+    degraded, clean = draw_pair_batch(poses, seed=0, step=0, batch=12, crop=96)
+    assert torch.equal(degraded, clean)
+    corners = clean[:, :, 0, 0]
+    assert (corners == 1).all(1).any()  # white most of all
+    assert len({tuple(c.tolist()) for c in corners}) > 2
+
+
+def test_gray_pictures_and_other_sizes(pairs: str) -> None:
+    renders = Path(pairs.partition(":")[0])
+    gray = cv2.imread(str(renders / "0.png"), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(renders / "0.png"), gray)
+    degraded, _ = draw_pair_batch(
+        folder_poses(pairs, "train", holdout=0)[:1], seed=0, step=0, batch=1, crop=64
+    )
+    assert torch.equal(degraded[:, 0], degraded[:, 1])
+    cv2.imwrite(str(renders / "1.png"), gray[:90])
+    (renders / "2.png").write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"1\.png is 128x90, its reference .* 128x96: sizes must"):
+        folder_poses(pairs, "train", holdout=0)
+    used = folder_poses(pairs, "train", holdout=0, skip_bad=True)
+    assert [pair.clean.name for pair in used] == ["0.png", "3.png", "4.png", "5.png"]
+
+
 def test_impossible_wishes_are_refused(pairs: str) -> None:
-    with pytest.raises(InputError, match="on --faces or on --pairs"):
-        TrainConfig()
-    with pytest.raises(InputError, match="holdout must be 0 or at least 2"):
-        TrainConfig(pairs=(pairs,), holdout=1)
     with pytest.raises(InputError, match="leaves none for the part 'held out'"):
-        load_pairs(pairs, "held out", holdout=9)
+        folder_poses(pairs, "held out", holdout=9)
     with pytest.raises(InputError, match="takes RENDERS:REFERENCES"):
-        load_pairs("one", "train", holdout=0)
+        folder_poses("one", "train", holdout=0)
     with pytest.raises(InputError, match=r"less than --crop 128"):
-        draw_pair_batch(load_pairs(pairs, "train", holdout=0), seed=0, step=0, batch=1, crop=128)
+        draw_pair_batch(folder_poses(pairs, "train", holdout=0), seed=0, step=0, batch=1, crop=128)

@@ -1,35 +1,37 @@
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from skimage.metrics import structural_similarity
 
-from splatmend.core import CheckpointError
-from splatmend.training.losses import LpipsLoss, gram_distance, log_mse
-from splatmend.training.metrics import load_lpips, psnr
+from splatmend.core import CheckpointError, to_tensor
+from splatmend.temporal.perceptual import Lpips, load_lpips
+from splatmend.training.losses import gram_distance, log_mse
+from splatmend.training.metrics import psnr, ssim
 
 
 @pytest.fixture
-def alex(backbones: Path) -> LpipsLoss:
+def alex(backbones: Path) -> Lpips:
     return load_lpips("alex", backbones)
 
 
-def test_equal_pictures_are_at_distance_zero_others_are_not(alex: LpipsLoss) -> None:
+def test_equal_pictures_are_at_distance_zero_others_are_not(alex: Lpips) -> None:
     a, b = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
     assert alex(a, a).abs().amax() == 0
     assert (alex(a, b) > 1e-4).all()
     assert alex(a, b).shape == (2,)
 
 
-def test_distance_agrees_with_the_lpips_package(alex: LpipsLoss) -> None:
+def test_distance_agrees_with_the_lpips_package(alex: Lpips) -> None:
     a, b = torch.rand(3, 3, 64, 64), torch.rand(3, 3, 64, 64)
     theirs = alex.lpips(2 * a - 1, 2 * b - 1).flatten()
     torch.testing.assert_close(alex(a, b), theirs)
 
 
-def test_backbone_weights_are_those_of_the_file_and_frozen(
-    alex: LpipsLoss, backbones: Path
-) -> None:
+def test_backbone_weights_are_those_of_the_file_and_frozen(alex: Lpips, backbones: Path) -> None:
     stored = load_file(backbones / "lpips_alex_features.fp16.safetensors")
     torch.testing.assert_close(
         dict(alex.lpips.net.slice3.named_parameters())["6.weight"], stored["6.weight"].float()
@@ -78,3 +80,20 @@ def test_psnr_of_a_known_error() -> None:
     clean = torch.full((1, 3, 4, 4), 0.5)
     assert psnr(clean + 0.1, clean).item() == pytest.approx(20, abs=1e-3)
     assert psnr(clean, clean).item() == pytest.approx(60)
+
+
+def test_ssim_is_that_of_scikit_image(face: np.ndarray) -> None:
+    worse = cv2.GaussianBlur(face, (0, 0), 2)
+    expected = structural_similarity(
+        face / 255,
+        worse / 255,
+        channel_axis=2,
+        data_range=1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
+    ours, target = to_tensor([face]), to_tensor([worse])
+    assert ssim(ours, target).item() == pytest.approx(expected, abs=1e-6)
+    assert ssim(ours, ours).item() == pytest.approx(1)
+    assert ssim(ours[..., :10], target[..., :10]).isnan().all()

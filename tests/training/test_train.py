@@ -1,11 +1,20 @@
+"""The loop: it stops, it resumes, it counts, and it knows a number from none."""
+
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from splatmend.core import InputError, load_checkpoint, load_restorer, to_tensor
+from splatmend.core.errors import CheckpointError, TrainingError
 from splatmend.training import LossWeights, TrainConfig, load_portraits
+from splatmend.training import batches as batches_module
 from splatmend.training import train as train_module
 from splatmend.training.degradations import blur
 from splatmend.training.train import learning_rate_share, train
@@ -15,19 +24,20 @@ L1_ONLY = LossWeights(l1=1.0, log_mse=0, lpips_vgg=0, lpips_alex=0, gram=0)
 
 def config(folder: Path, out: Path, **changes: object) -> TrainConfig:
     values: dict = {
-        "faces": (folder,),
-        "out": out,
-        "max_steps": 6,
-        "warmup_steps": 2,
-        "batch": 1,
-        "crop": 64,
-        "vgg_side": 32,
-        "save_every": 2,
-        "workers": 0,
-        "validate_every": 100,
-        "loss": L1_ONLY,
-    }
+        "faces": (folder,), "out": out, "max_steps": 6, "warmup_steps": 2, "batch": 1, "crop": 64,
+        "vgg_side": 32, "save_every": 2, "workers": 0, "validate_every": 100, "loss": L1_ONLY,
+        "device": "cpu",
+    }  # fmt: skip
     return TrainConfig(**(values | changes))
+
+
+def rows(run: Path, name: str = "log") -> list[dict]:
+    return [json.loads(line) for line in (run / f"{name}.jsonl").read_text().splitlines()]
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    ours, theirs = (load_checkpoint(path)[1] for path in (first, second))
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_the_rate_rises_falls_and_ends_at_zero() -> None:
@@ -38,110 +48,192 @@ def test_the_rate_rises_falls_and_ends_at_zero() -> None:
     assert shares[100] == 0
 
 
-def test_the_run_stops_at_max_steps_and_leaves_a_loadable_checkpoint(
-    portraits_folder: Path, tmp_path: Path
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_run_stops_at_max_steps_and_the_rate_moves_once_an_update(
+    portraits_folder: Path, tmp_path: Path, accumulate: int
 ) -> None:
-    path = train(config(portraits_folder, tmp_path / "run"))
-    rows = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
-    assert [json.loads(r)["step"] for r in rows] == list(range(6))
+    settings = config(portraits_folder, tmp_path / "run", accumulate=accumulate)
+    path = train(settings)
+    logged = rows(tmp_path / "run")
+    assert [row["step"] for row in logged] == list(range(6))
+    shares = [learning_rate_share(step, 2, 6) for step in range(6)]
+    assert [row["learning_rate"] for row in logged] == pytest.approx([4e-4 * s for s in shares])
     header, _ = load_checkpoint(path)
     assert header.notes["steps"] == 6
     rgb = torch.rand(1, 3, 40, 40)
     assert load_restorer(path, device="cpu")(rgb).shape == rgb.shape
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(
-    portraits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_accumulated_batches_equal_one_large_one(portraits_folder: Path, tmp_path: Path) -> None:
+    for name, batch, accumulate in (("large", 4, 1), ("parts", 2, 2)):
+        out = tmp_path / name
+        train(config(portraits_folder, out, batch=batch, accumulate=accumulate, max_steps=4))
+    losses = [[row["loss"] for row in rows(tmp_path / name)] for name in ("large", "parts")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_two_processes_equal_one_with_twice_the_batch(
+    portraits_folder: Path, tmp_path: Path
 ) -> None:
-    whole = train(config(portraits_folder, tmp_path / "whole"))
-    draw = train_module.draw_batch
+    shared = (
+        "--faces", str(portraits_folder), "--max-steps", "4", "--warmup-steps", "2",
+        "--crop", "64", "--vgg-side", "32", "--workers", "0", "--device", "cpu",
+        "--loss.lpips-vgg", "0", "--loss.lpips-alex", "0", "--loss.gram", "0",
+    )  # fmt: skip
+    launch = (
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        "-m", "splatmend.training.train",
+    )  # fmt: skip
+    alone = (sys.executable, "-m", "splatmend.training.train")
+    for name, command, batch in (("one", alone, 4), ("two", launch, 2)):
+        words = [*command, *shared, "--batch", str(batch), "--out", str(tmp_path / name)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = ([row["loss"] for row in rows(tmp_path / name)] for name in ("one", "two"))
+    assert len(two) == 4
+    assert two == pytest.approx(one, rel=1e-4)
 
-    def interrupted(*args: object, step: int, **options: object) -> object:
-        if step == 5:
-            raise KeyboardInterrupt
-        return draw(*args, step=step, **options)
 
-    monkeypatch.setattr(train_module, "draw_batch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train(config(portraits_folder, tmp_path / "resumed"))
-    monkeypatch.setattr(train_module, "draw_batch", draw)
-    resumed = train(config(portraits_folder, tmp_path / "resumed"))
-    ours, theirs = (load_checkpoint(p)[1] for p in (whole, resumed))
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    states = [
-        torch.load(tmp_path / run / "state.pt", weights_only=True) for run in ("whole", "resumed")
-    ]
-    assert all(torch.equal(states[0]["network"][n], states[1]["network"][n]) for n in ours)
+def test_a_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
+    portraits_folder: Path, tmp_path: Path
+) -> None:
+    whole = train(config(portraits_folder, tmp_path / "whole", max_steps=60, save_every=7))
+    killed = tmp_path / "killed"
+    words = [
+        "--faces", portraits_folder, "--out", killed, "--max-steps", 60, "--warmup-steps", 2,
+        "--batch", 1, "--crop", 64, "--vgg-side", 32, "--save-every", 7, "--workers", 0,
+        "--device", "cpu", "--loss.l1", 1, "--loss.log-mse", 0, "--loss.lpips-vgg", 0,
+        "--loss.lpips-alex", 0, "--loss.gram", 0,
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "splatmend.training.train", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        log, deadline = killed / "log.jsonl", time.monotonic() + 120
+        while not (log.exists() and log.read_text().count("\n") > 16):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    resumed = train(config(portraits_folder, killed, max_steps=60, save_every=7))
+    assert same_weights(whole, resumed)
+    assert [row["step"] for row in rows(killed)] == list(range(60))
+    assert rows(killed) == rows(tmp_path / "whole")
 
 
 def test_another_seed_may_not_take_up_a_run(portraits_folder: Path, tmp_path: Path) -> None:
     train(config(portraits_folder, tmp_path / "run", max_steps=3))
-    with pytest.raises(InputError, match="made with seed 0 and rank 0, not 1 and 0"):
+    with pytest.raises(InputError, match="with base compact, seed 0, rank 0, not base compact, s"):
         train(config(portraits_folder, tmp_path / "run", max_steps=4, seed=1))
+    (tmp_path / "run" / "state.pt").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match=r"state\.pt is damaged .* remove it to start anew"):
+        train(config(portraits_folder, tmp_path / "run", max_steps=4))
+
+
+def fixed_batch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, damaged: Tensor | None = None
+) -> None:
+    """Every step draws the same blurred crop, or the one given."""
+    (portrait, *_) = load_portraits(folder, "train")
+    clean = to_tensor([portrait.pixels[64:128, 64:128].copy()])
+    degraded = blur(clean, 1.5) if damaged is None else damaged
+    monkeypatch.setattr(batches_module, "draw_batch", lambda *_, **__: (degraded, clean))
 
 
 def test_the_loss_falls_on_a_fixed_batch(
     portraits_folder: Path, tmp_path: Path, backbones: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (portrait, *_) = load_portraits(portraits_folder, "train")
-    clean = to_tensor([portrait.pixels[64:128, 64:128].copy()])
-    damaged = blur(clean, 1.5)
-    monkeypatch.setattr(train_module, "draw_batch", lambda *_, **__: (damaged, clean))
+    fixed_batch(portraits_folder, monkeypatch)
+    loss = LossWeights(l1=4, lpips_alex=0.1, lpips_vgg=0.1, gram=0.01)
     train(
         config(
             portraits_folder,
             tmp_path / "run",
             max_steps=25,
-            loss=LossWeights(l1=4, lpips_alex=0.1, lpips_vgg=0.1, gram=0.01),
+            loss=loss,
             lpips_weights=backbones,
-            vgg_crops=1,
         )
     )
-    rows = [json.loads(r) for r in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert {"l1", "lpips_alex", "lpips_vgg", "gram"} <= set(rows[0])
-    assert rows[-1]["l1"] < 0.85 * rows[0]["l1"]
+    logged = rows(tmp_path / "run")
+    assert {"l1", "log_mse", "lpips_alex", "lpips_vgg", "gram"} <= set(logged[0])
+    assert logged[-1]["l1"] < 0.85 * logged[0]["l1"]
 
 
-def test_half_precision_changes_the_terms_by_little(
+def test_updates_without_a_number_are_left_out_and_counted(
+    portraits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = batches_module.draw_batch
+
+    def sometimes_broken(*args: object, step: int, **options: object) -> tuple[Tensor, Tensor]:
+        degraded, clean = draw(*args, step=step, **options)
+        return (degraded * float("nan") if step == 2 else degraded), clean
+
+    monkeypatch.setattr(batches_module, "draw_batch", sometimes_broken)
+    path = train(config(portraits_folder, tmp_path / "run"))
+    assert [row["bad_updates"] for row in rows(tmp_path / "run")] == [0, 0, 1, 1, 1, 1]
+    assert rows(tmp_path / "run")[2]["l1"] is None
+    assert all(value.isfinite().all() for value in load_checkpoint(path)[1].values())
+
+
+def test_a_run_that_gives_no_numbers_ends_and_keeps_its_last_save(
+    portraits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config(portraits_folder, tmp_path / "run", max_steps=4))
+    saved = (tmp_path / "run" / "compact.safetensors").read_bytes()
+    fixed_batch(portraits_folder, monkeypatch, torch.full((1, 3, 64, 64), float("nan")))
+    with pytest.raises(TrainingError, match=r"3 updates in a row up to step 6 .* the term l1"):
+        train(
+            config(
+                portraits_folder, tmp_path / "run", max_steps=40, max_bad_updates=3, save_every=9
+            )
+        )
+    assert (tmp_path / "run" / "compact.safetensors").read_bytes() == saved
+
+
+def test_half_precision_changes_the_terms_by_little_and_no_trained_weight(
     portraits_folder: Path, tmp_path: Path, backbones: Path
 ) -> None:
-    rows = []
-    for bf16 in (False, True):
-        run = tmp_path / str(bf16)
+    logged = []
+    for precision in ("no", "bf16"):
+        run = tmp_path / precision
         loss = LossWeights(l1=1, lpips_alex=1, lpips_vgg=1, gram=1)
         train(
             config(
-                portraits_folder, run, max_steps=3, loss=loss, lpips_weights=backbones, bf16=bf16
+                portraits_folder, run, max_steps=3, loss=loss, lpips_weights=backbones,
+                mixed_precision=precision,
             )
-        )
-        rows.append(json.loads((run / "log.jsonl").read_text().splitlines()[0]))
-    whole, half = rows
+        )  # fmt: skip
+        logged.append(rows(run)[0])
+        state = torch.load(run / "state.pt", weights_only=True)
+        assert {value.dtype for value in state["trained"].values()} == {torch.float32}
+    whole, half = logged
     for term in ("l1", "lpips_alex", "lpips_vgg", "gram"):
         assert half[term] == pytest.approx(whole[term], rel=0.03), term
     assert half["lpips_vgg"] != whole["lpips_vgg"]
 
 
-def test_validation_reports_input_and_ours(
+def test_validation_reports_shows_and_keeps_the_best(
     portraits_folder: Path, tmp_path: Path, backbones: Path
 ) -> None:
+    loss = LossWeights(l1=1, lpips_alex=1, lpips_vgg=0, gram=0)
+    run = tmp_path / "run"
     train(
         config(
-            portraits_folder,
-            tmp_path / "run",
-            max_steps=3,
-            validate_every=3,
-            loss=LossWeights(l1=1, lpips_alex=1, lpips_vgg=0, gram=0),
+            portraits_folder, run, max_steps=4, validate_every=2, loss=loss,
             lpips_weights=backbones,
         )
-    )
-    (row,) = (tmp_path / "run" / "validation.jsonl").read_text().splitlines()
-    assert set(json.loads(row)) == {
-        "step", "alex_input", "alex_ours", "psnr_input", "psnr_ours"
-    }  # fmt: skip
+    )  # fmt: skip
+    judged = rows(run, "validation")
+    assert [row["step"] for row in judged] == [2, 4]
+    assert set(judged[0]) == {"step", "alex_input", "alex_ours", "psnr_input", "psnr_ours"}
+    best = min(judged, key=lambda row: row["alex_ours"])["step"]
+    assert load_checkpoint(run / "best_compact.safetensors")[0].notes["steps"] == best
+    assert (run / "validation_000002.jpg").exists()
 
 
-def test_impossible_settings_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="crop must be a multiple of 32"):
-        TrainConfig(faces=(tmp_path,), crop=150)
-    with pytest.raises(InputError, match="warmup_steps must lie between"):
-        TrainConfig(faces=(tmp_path,), max_steps=100, warmup_steps=100)
+def test_trackers_get_every_row_and_missing_ones_are_named(
+    portraits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config(portraits_folder, tmp_path / "run", trackers=("tensorboard",)))
+    assert list((tmp_path / "run" / "splatmend").glob("events.out.tfevents.*"))
+    monkeypatch.setattr(train_module, "get_available_trackers", list)
+    with pytest.raises(InputError, match="wandb is not installed: pip install wandb"):
+        train(config(portraits_folder, tmp_path / "other", trackers=("wandb",)))

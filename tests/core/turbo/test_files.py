@@ -1,6 +1,5 @@
 """Upstream's files and ours: what is read from them, and what is written."""
 
-import lzma
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,26 +18,8 @@ from splatmend.core.turbo.network import TurboSettings
 from splatmend.core.turbo.pickles import save_img2img_turbo
 from splatmend.core.turbo.weights import TurboWeights
 
-VECTORS = Path(__file__).parent / "vectors"
 NAMES = ("img2img_turbo", "difix", "s3diff")
 Content = dict[str, Any]
-
-
-@pytest.fixture
-def upstream(tmp_path: Path) -> Callable[[str], Path]:
-    """A file as upstream's program saved it; see vectors/README.md."""
-
-    def unpack(name: str) -> Path:
-        path = tmp_path / f"{name}.pkl"
-        path.write_bytes(lzma.decompress((VECTORS / f"{path.name}.xz").read_bytes()))
-        return path
-
-    return unpack
-
-
-@pytest.fixture
-def content(upstream: Callable[[str], Path]) -> Callable[[str], Content]:
-    return lambda name: torch.load(upstream(name), weights_only=True)
 
 
 def tensors_of(weights: TurboWeights) -> dict[str, Tensor]:

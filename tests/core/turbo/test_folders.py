@@ -1,8 +1,7 @@
 """Folders: NVIDIA's Difix pipeline, and adapters that peft and we read and write."""
 
 import json
-import lzma
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -19,22 +18,17 @@ from splatmend.core.turbo.guidance import Guidance
 from splatmend.core.turbo.network import TurboSettings
 from splatmend.core.turbo.weights import TurboWeights
 
-VECTORS = Path(__file__).parent / "vectors"
+
+@pytest.fixture
+def difix_pickle(upstream: Callable[[str], Path]) -> Path:
+    return upstream("difix")
 
 
 @pytest.fixture
-def difix_pickle(tmp_path: Path) -> Path:
-    """A file as Difix3D's program saved it; see vectors/README.md."""
-    path = tmp_path / "difix.pkl"
-    path.write_bytes(lzma.decompress((VECTORS / "difix.pkl.xz").read_bytes()))
-    return path
-
-
-@pytest.fixture
-def difix_folder(difix_pickle: Path, tmp_path: Path) -> Path:
+def difix_folder(difix_pickle: Path, vector: Callable[[str], bytes], tmp_path: Path) -> Path:
     """nvidia/difix in miniature: the autoencoder is saved with its adapter in place."""
     values = torch.load(difix_pickle, weights_only=True)
-    base = load(lzma.decompress((VECTORS / "base.safetensors.xz").read_bytes()))
+    base = load(vector("base.safetensors"))
     wrapped = {n.partition(".lora_A.")[0] for n in values["state_dict_vae"] if ".lora_A." in n}
     vae = dict(values["state_dict_vae"])
     for name, value in base.items():

@@ -53,7 +53,7 @@ def count(parameters: dict[str, nn.Parameter] | nn.Module, *needles: str) -> int
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Turbo:
+def as_upstream() -> Turbo:
     """What img2img-turbo adapts, with the seed's ranks 16 and 8."""
     return adapted()
 
@@ -71,8 +71,8 @@ def test_the_base_has_the_released_size() -> None:
     assert network.multiple == 64
 
 
-def test_upstreams_targets_are_these_layers(upstream: Turbo) -> None:
-    down = [name for name, _ in upstream.named_parameters() if ".lora_A." in name]
+def test_upstreams_targets_are_these_layers(as_upstream: Turbo) -> None:
+    down = [name for name, _ in as_upstream.named_parameters() if ".lora_A." in name]
     parts = {
         "unet": [n for n in down if n.startswith("unet.")],
         "skip convolutions": [n for n in down if ".skip_conv_" in n],
@@ -84,8 +84,8 @@ def test_upstreams_targets_are_these_layers(upstream: Turbo) -> None:
     assert len(down) == sum(counts.values())
 
 
-def test_exactly_so_many_numbers_are_trained(upstream: Turbo) -> None:
-    trained = dict(trainable_parameters(upstream))
+def test_exactly_so_many_numbers_are_trained(as_upstream: Turbo) -> None:
+    trained = dict(trainable_parameters(as_upstream))
     assert count(trained) == 18_506_960
     assert count(trained, "unet.", "lora_") == 16_217_152
     assert count(trained, "vae.encoder.", "lora_") == 738_584

@@ -1,6 +1,5 @@
 """Damaged, lying and hostile files: each is refused in one line, and nothing in it is executed."""
 
-import lzma
 import os
 import pickle
 import struct
@@ -17,25 +16,7 @@ from splatmend.core import CheckpointError, CheckpointHeader, save_checkpoint
 from splatmend.core.checkpoint import load_checkpoint
 from splatmend.core.turbo.files import read_turbo, save_turbo
 
-VECTORS = Path(__file__).parent / "vectors"
 Content = dict[str, Any]
-
-
-@pytest.fixture
-def upstream(tmp_path: Path) -> Callable[[str], Path]:
-    """A file as upstream's program saved it; see vectors/README.md."""
-
-    def unpack(name: str) -> Path:
-        path = tmp_path / f"{name}.pkl"
-        path.write_bytes(lzma.decompress((VECTORS / f"{path.name}.xz").read_bytes()))
-        return path
-
-    return unpack
-
-
-@pytest.fixture
-def content(upstream: Callable[[str], Path]) -> Callable[[str], Content]:
-    return lambda name: torch.load(upstream(name), weights_only=True)
 
 
 def is_one_line(error: CheckpointError, path: Path) -> bool:

@@ -1,6 +1,5 @@
 """Our networks give the pictures that upstream's own programs gave for the same files."""
 
-import lzma
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from splatmend.core.turbo.guidance import guided_weights
 from splatmend.core.turbo.network import Turbo
 from splatmend.core.turbo.weights import TurboWeights, build_turbo
 
-VECTORS = Path(__file__).parent / "vectors"  # its README says how they were made
 TOLERANCE = 1e-4
 SEED = 11
 UNET: dict[str, Any] = {
@@ -41,29 +39,22 @@ Change = Callable[[TurboWeights], TurboWeights]
 MODES = ("img2img_turbo", "difix", "s3diff", "s3diff_cfg")
 
 
-def unpacked(name: str) -> bytes:
-    return lzma.decompress((VECTORS / f"{name}.xz").read_bytes())
+@pytest.fixture(scope="module")
+def expected(vector: Callable[[str], bytes]) -> dict[str, Tensor]:
+    return load(vector("expected.safetensors"))
 
 
 @pytest.fixture(scope="module")
-def expected() -> dict[str, Tensor]:
-    return load(unpacked("expected.safetensors"))
-
-
-@pytest.fixture(scope="module")
-def base() -> dict[str, Tensor]:
-    return {name: value.float() for name, value in load(unpacked("base.safetensors")).items()}
+def base(vector: Callable[[str], bytes]) -> dict[str, Tensor]:
+    return {name: value.float() for name, value in load(vector("base.safetensors")).items()}
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Callable[[str], TurboWeights]:
+def file(upstream: Callable[[str], Path]) -> Callable[[str], TurboWeights]:
     """The file of a mode as upstream saved it, with the settings of its vector."""
 
     def read(mode: str) -> TurboWeights:
-        name = mode.removesuffix("_cfg")
-        path = tmp_path / f"{name}.pkl"
-        path.write_bytes(unpacked(path.name))
-        weights = read_turbo(path)
+        weights = read_turbo(upstream(mode.removesuffix("_cfg")))
         if mode == "s3diff":  # its training program, which knows one prompt
             return replace(weights, settings=replace(weights.settings, cfg_scale=1))
         return weights

@@ -1,0 +1,121 @@
+"""What is trained: compact, a LoRA on it, or turbo's LoRA; each knows how it is stored.
+
+A model maps (degraded (n, 3, h, w) in [0, 1], chance (n, 8) in [0, 1)) to the restored
+picture, float32 and not clamped, so that gradients reach values out of range. `chance` are
+numbers of each sample's own for what is left out at random: nothing here draws any.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from splatmend.core.adapter import save_adapter
+from splatmend.core.checkpoint import (
+    CheckpointHeader,
+    config_from_json,
+    load_checkpoint,
+    save_checkpoint,
+)
+from splatmend.core.compact import Compact, CompactConfig
+from splatmend.core.errors import CheckpointError
+from splatmend.core.lora import split_state
+from splatmend.training.config import TrainConfig
+
+__all__ = ["CompactModel", "Model", "build_model"]
+
+_ADAPTER = "default"  # peft's name for the only one
+_TARGETS = r"stem|head|gain|(down|up)\.\d+|.*\.conv[12]"
+
+Weights = Mapping[str, Tensor]
+
+
+class Model(Protocol):
+    """A network in training; also an nn.Module, whose `requires_grad` says what is trained."""
+
+    file_name: str
+    """What its checkpoint is called."""
+
+    def __call__(self, degraded: Tensor, chance: Tensor) -> Tensor:
+        """Restore, see above."""
+        ...
+
+    def save(self, path: Path, trained: Weights, notes: Mapping[str, Any]) -> None:
+        """Write a checkpoint of these trained weights, named as the model's own parameters."""
+        ...
+
+
+def build_model(config: TrainConfig) -> nn.Module:
+    """The `Model` of a run on the CPU, its fresh weights drawn from the run's seed.
+
+    Raises:
+        CheckpointError: `init` cannot be read or fits something else.
+        ModelError: SD-Turbo cannot be found.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        if config.base == "compact":
+            return CompactModel(config)
+        from splatmend.training.turbo_model import TurboModel  # needs diffusers and peft
+
+        return TurboModel(config)
+
+
+class CompactModel(nn.Module):
+    """compact, or with a rank a LoRA on every convolution of a frozen one."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
+        self.network, self._base = _compact(config)
+        self.file_name = "adapter.safetensors" if config.rank else "compact.safetensors"
+        if config.rank:
+            _add_lora(self.network, config.rank)
+        self.network.to(memory_format=torch.channels_last)
+
+    def forward(self, degraded: Tensor, chance: Tensor) -> Tensor:  # noqa: ARG002
+        """The input plus the residual; nothing is left out at random."""
+        restored: Tensor = degraded + self.network(degraded)
+        return restored
+
+    def save(self, path: Path, trained: Weights, notes: Mapping[str, Any]) -> None:
+        """A checkpoint of compact, or an adapter bound to the weights that it was made on."""
+        weights = {name.removeprefix("network."): value for name, value in trained.items()}
+        if self._base:
+            lora, _ = split_state(weights, _ADAPTER)
+            save_adapter(path, replace(lora, alpha=float(lora.rank)), self._base, notes)
+        else:
+            header = CheckpointHeader("compact", self.network.config.to_dict(), notes)
+            save_checkpoint(path, header, weights, dtype=torch.float16)
+
+
+def _compact(config: TrainConfig) -> tuple[Compact, Weights]:
+    """The network, and with a rank the weights below the adapter as their file has them."""
+    if config.init is None and not config.rank:
+        return Compact(CompactConfig()), {}
+    if config.init is not None:
+        header, weights = load_checkpoint(config.init)
+    else:
+        with as_file(files("splatmend.core") / "compact.safetensors") as path:
+            header, weights = load_checkpoint(path)
+    if header.architecture != "compact":
+        raise CheckpointError(
+            f"{config.init} holds a {header.architecture!r}: --init takes a checkpoint of compact"
+        )
+    network = Compact(config_from_json(CompactConfig, header.config))
+    network.load_state_dict(weights)
+    return network, weights if config.rank else {}
+
+
+def _add_lora(network: Compact, rank: int) -> None:
+    """LoRA on every convolution, in place, at scale 1; the base is frozen."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    network.requires_grad_(requires_grad=False)
+    settings = LoraConfig(
+        r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=_TARGETS
+    )
+    inject_adapter_in_model(settings, network, adapter_name=_ADAPTER)

@@ -1,0 +1,98 @@
+"""The loss of a run: named, weighted terms."""
+
+import torch
+from torch import Tensor, nn
+
+from splatmend.temporal.loss import temporal_loss
+from splatmend.temporal.perceptual import Lpips, load_lpips
+from splatmend.training.adversarial import make_adversary
+from splatmend.training.batches import Batch
+from splatmend.training.config import TrainConfig
+from splatmend.training.dists import DistsLoss, find_dists_weights
+from splatmend.training.identity import IdentityLoss, load_embedder
+from splatmend.training.losses import gram_distance, log_mse
+from splatmend.training.opponent import Opponent
+
+__all__ = ["Objective"]
+
+
+class Objective(nn.Module):
+    """Maps restored (n, 3, h, w) and its batch to the weighted terms, each a scalar, by name.
+
+    Backbones are frozen, and loaded only for terms whose weight is not 0.
+
+    Raises:
+        ModelError: the weights of a term are not at hand.
+    """
+
+    def __init__(self, config: TrainConfig, device: str | torch.device = "cpu") -> None:
+        super().__init__()
+        self.weights, self.config = config.loss, config
+        folder, weights = config.lpips_weights, config.loss
+        on_vgg = (weights.lpips_vgg, weights.gram, weights.dists, weights.adversarial)
+        self.alex = load_lpips("alex", folder, device) if weights.lpips_alex else None
+        self.vgg = load_lpips("vgg", folder, device) if any(on_vgg) else None
+        self.dists = self.identity = self.opponent = None
+        if weights.dists and self.vgg is not None:
+            self.dists = DistsLoss(self.vgg, find_dists_weights(folder))
+        if weights.identity and config.identity_model is not None:
+            self.identity = IdentityLoss(load_embedder(config.identity_model)).to(device)
+        if weights.adversarial and self.vgg is not None:
+            adversary = make_adversary(self.vgg, seed=config.seed)
+            self.opponent = Opponent(adversary, learning_rate=config.opponent_rate)
+
+    def forward(self, restored: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
+        """The terms of update `step`, which names the window that VGG sees."""
+        clean, window = batch.clean, self.window(step)
+        terms = {
+            "l1": (restored - clean).abs().mean(),
+            "log_mse": log_mse(restored, clean).mean(),
+        }
+        if self.alex is not None:
+            ours, target = self._features(self.alex, restored, clean)
+            terms["lpips_alex"] = self.alex.distance(ours, target).mean()
+        if self.vgg is not None:
+            ours, target = self._features(self.vgg, restored[window], clean[window])
+            terms["lpips_vgg"] = self.vgg.distance(ours, target).mean()
+            terms["gram"] = gram_distance(ours, target).mean()
+        if self.dists is not None:
+            terms["dists"] = self.dists(restored[window], clean[window]).mean()
+        if self.identity is not None:
+            terms["identity"] = self.identity(restored, clean).mean()
+        if self.opponent is not None:
+            fake = restored[window]
+            terms["adversarial"] = self.opponent.adversary.generator_loss(fake).mean()
+        if batch.flow is not None and batch.valid is not None:
+            clips = (batch.as_clips(restored), batch.as_clips(clean))
+            terms["temporal"] = temporal_loss(*clips, batch.flow, batch.valid).mean()
+        weights = {name: getattr(self.weights, name) for name in terms}
+        return {name: weights[name] * term for name, term in terms.items() if weights[name]}
+
+    def window(self, step: int) -> tuple[slice, ...]:
+        """A random window of some crops: an unbiased sample at a fraction of the cost."""
+        config, side = self.config, self.config.vgg_side
+        generator = torch.Generator().manual_seed(step)
+        room = config.crop - side + 1
+        top, left = torch.randint(room, (2,), generator=generator).tolist()
+        return (
+            slice(0, config.vgg_crops),
+            slice(None),
+            slice(top, top + side),
+            slice(left, left + side),
+        )
+
+    def _features(
+        self, backbone: Lpips, restored: Tensor, clean: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Of both; half the time in half precision and channels last. Distances are float32."""
+        half = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+        dtype = half[self.config.mixed_precision]
+
+        def features(rgb: Tensor) -> list[Tensor]:
+            rgb = rgb.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(rgb.device.type, dtype, enabled=dtype is not None):
+                return [level.float() for level in backbone.features(rgb)]
+
+        ours = features(restored)
+        with torch.no_grad():
+            return ours, features(clean)
