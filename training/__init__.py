@@ -19,7 +19,7 @@ The loop:
 config, train, run_state  the run as a value, as a loop, and what resumes it (`splatmend train`)
 batches, pair_crops, sequences, recordings  what it draws: crops, pairs, clips with exact motion
 models, turbo_model  what is trained: compact, its adapters, turbo
-objective, losses, shift, dists, adversarial, opponent, identity  the terms of the loss
+objective, losses, dists, adversarial, opponent, identity  the terms of the loss
 validation    what is judged on the way
 clips         moving clips made from one picture and its splats
 

@@ -37,9 +37,6 @@ class LossWeights:
     """1 - cosine of a face embedding, of whole crops: they must be aligned faces."""
     adversarial: float = 0.0
     """Hinge loss of small heads on frozen VGG features (training/adversarial.py)."""
-    shift: float = 0.0
-    """Change of the result when the picture moves by some pixels: texture that is locked to the
-    network's grid (a lattice in dark hair) is what this takes away."""
     temporal: float = 4.0
     """With `temporal` only: change of the error along the exact motion (temporal/loss.py)."""
 
@@ -171,8 +168,8 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
     "compact": {},
     # measured on renders of one avatar (README)
     "adapter": {
-        "rank": 8, "max_steps": 1500, "learning_rate": 1e-3, "vgg_side": 96,
-        "loss": {"l1": 1.0, "log_mse": 0.15},
+        "rank": 16, "max_steps": 1500, "learning_rate": 1e-3, "vgg_side": 128,
+        "loss": {"l1": 0.5, "log_mse": 0.05},
     },
     # the seed's configuration
     "turbo": {

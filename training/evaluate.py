@@ -309,13 +309,12 @@ def _write_report(
     config: EvaluateConfig, report: dict[str, dict[str, Values]], sets: Sequence[_Set]
 ) -> None:
     pictures = {s.name: [pair.name for pair in s.pairs] for s in sets}
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
     figures = {
         name: {"pictures": pictures[name], "rows": summary(rows, seed=config.seed)}
         for name, rows in report.items()
     }
     write_json(config.out / "evaluation.json", report)
-    write_json(config.out / "summary.json", {"settings": settings, "sets": figures})
+    write_json(config.out / "summary.json", {"settings": asdict(config), "sets": figures})
     write_text(config.out / "evaluation.md", _text(report, config.seed))
 
 

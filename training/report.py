@@ -216,7 +216,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Strict JSON: a number that is not finite becomes null."""
+    """Strict JSON: a number that is not finite becomes null, a path its text."""
     write_text(path, json.dumps(_strict(content), indent=1, allow_nan=False))
 
 
@@ -225,6 +225,8 @@ def _strict(content: Any) -> Any:
         return {key: _strict(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [_strict(value) for value in content]
+    if isinstance(content, Path):
+        return str(content)
     return None if isinstance(content, float) and not np.isfinite(content) else content
 
 

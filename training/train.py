@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from splatmend.training.config import TrainConfig, parse_config
 from splatmend.training.models import build_model
 from splatmend.training.objective import Objective
 from splatmend.training.run_state import RunState
-from splatmend.training.shift import shift_loss
 from splatmend.training.validation import Validation
 
 __all__ = ["learning_rate_share", "main", "train"]
@@ -177,11 +175,6 @@ def _update(run: _Run, parts: Iterator[Batch], step: int) -> tuple[dict[str, Ten
         with accelerator.accumulate(run.model):
             restored = run.model(_inputs(run, batch), batch.chance).float()
             terms = run.objective(restored, batch, step)
-            if weight := config.loss.shift:
-                loss = shift_loss(
-                    partial(run.model, chance=batch.chance), batch.degraded, seed=step
-                )
-                terms["shift"] = weight * loss
             accelerator.backward(torch.stack(list(terms.values())).sum())
             if accelerator.sync_gradients:
                 parameters = [p for p in run.model.parameters() if p.requires_grad]

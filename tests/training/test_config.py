@@ -30,7 +30,7 @@ def test_the_kind_of_run_chooses_the_preset(tmp_path: Path) -> None:
     assert (turbo.turbo.rank_unet, turbo.turbo.rank_vae, turbo.turbo.skip_dropout) == (16, 8, 0.3)
     assert not turbo.augment
     adapter = parse_config(["--pairs", "a:b"])
-    assert adapter.rank == PRESETS["adapter"]["rank"] == 8
+    assert adapter.rank == PRESETS["adapter"]["rank"] == 16
     assert parse_config(["--pairs", "a:b", "--rank", "0"]).rank == 0
     file = tmp_path / "run.toml"
     file.write_text('base = "turbo"\nmanifests = ["m.jsonl"]\n')

@@ -15,6 +15,7 @@ from splatmend.core import InputError, ModelError
 from splatmend.core.pixels import pad_to_multiple
 from splatmend.core.restorer import Copy, Restorer
 from splatmend.training.evaluate import EvaluateConfig, evaluate, markdown_table
+from splatmend.training.manifest import PairRecord, append_record
 from splatmend.training.metrics import psnr
 from splatmend.training.pairs import folder_pairs, portrait_pairs, subject_box
 
@@ -299,3 +300,26 @@ def test_settings_that_leave_nothing_are_refused(judge: Callable[..., Any]) -> N
         judge(limit=0)
     with pytest.raises(InputError, match="no measure 'lpips': there are lpips_vgg"):
         judge(measures=("lpips",))
+
+
+def test_prepared_pairs_are_a_set_and_only_those_of_the_test_split(
+    pairs: tuple[Path, Path], tmp_path: Path, backbones: Path
+) -> None:
+    manifest = tmp_path / "prepared" / "manifest.jsonl"
+    manifest.parent.mkdir()
+    for index, split in enumerate(("train", "test", "test")):
+        for folder, name in zip(pairs, ("degraded", "clean"), strict=True):
+            source = sorted(folder.iterdir())[0]
+            (manifest.parent / f"{name}{index}.png").write_bytes(source.read_bytes())
+        files = {name: Path(f"{name}{index}.png") for name in ("degraded", "clean")}
+        append_record(manifest, PairRecord(**files, split=split))
+    report = evaluate(
+        EvaluateConfig(
+            manifests=(manifest,), restorers=("copy",), measures=("psnr",),
+            lpips_weights=backbones, out=tmp_path / "out", device="cpu",
+        )
+    )  # fmt: skip
+    assert list(report) == ["prepared"]
+    assert len(report["prepared"]["copy"]["psnr"]) == 2
+    settings = json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]
+    assert settings["manifests"] == [str(manifest)]
