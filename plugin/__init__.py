@@ -12,6 +12,12 @@ compare   input and result in one picture
 video     restore_video: all of the above
 cli       the commands restore-video and splatmend
 convert   `splatmend convert`: between upstream's checkpoints and ours
+measure, measure_report, plot  `splatmend measure`: how steady clips are
+protocol, messages, fields, framing, planes, wire_frames  SMP/1 (docs/protocol.md)
+server, sessions, scheduler, workers, shared_pass, dispatcher  the frame server
+zmq_carrier, gateway, sockets  how frames reach it
+serve, keys, watch, stats  `splatmend serve` and what it says of itself
+client, link, inflight, breaker, wrap  the Python client, for render loops
 bench, ladder  `splatmend bench`: what each rung of the speed ladder brings
 """
 

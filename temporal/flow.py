@@ -61,7 +61,7 @@ class DisFlow:
 
     name: str = "dis"
     _search: Any = field(
-        default_factory=lambda: cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST),
+        default_factory=lambda: cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST),
         repr=False,
         compare=False,
     )

@@ -85,8 +85,12 @@ def warp_arrays(
     # OpenCV makes garbage of coordinates that are not finite or do not fit an integer
     if not cv2.norm(motion, cv2.NORM_L2) < _FAR:
         source = np.nan_to_num(source).clip(-_FAR, _FAR)
-    border = cv2.BORDER_REPLICATE
-    return [cv2.remap(p, source, None, cv2.INTER_LINEAR, borderMode=border) for p in planes], inside
+    nothing: Any = None  # OpenCV's types have no word for "no second map"
+    warped: list[NDArray[Any]] = [
+        cv2.remap(p, source, nothing, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        for p in planes
+    ]
+    return warped, inside
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,93 @@
+"""A frame between a render thread and the client's own thread, and what is shown of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splatmend.core.frame import Frame
+from splatmend.plugin.framing import Buffer
+from splatmend.plugin.messages import Camera
+from splatmend.plugin.planes import Plane
+from splatmend.plugin.wire_frames import to_planes
+
+__all__ = ["Request", "Shown", "request_of"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A frame to show, and what became of it."""
+
+    frame: Frame
+    """Restored, or the frame that was given."""
+    restored: bool
+    id: int
+    age_ms: float = 0.0
+    """Since the frame that it shows was given."""
+    why: str = ""
+    """If not restored: down, bypass, late, old, unchanged, unreadable, closed, or the server's
+    reason or error code."""
+
+
+@dataclass(eq=False)
+class Request:
+    """A frame on its way to the server; times are those of `time.monotonic`."""
+
+    id: int
+    frame: Frame
+    """With arrays that nobody writes into."""
+    given: Frame
+    planes: tuple[Plane, ...]
+    data: tuple[Buffer, ...]
+    cut_id: int
+    """Of the newest frame that began a new scene."""
+    camera: Camera | None
+    made: float
+    deadline: float | None
+    sent: float = 0.0
+    missed: bool = False
+    answers: "SimpleQueue[Shown]" = field(default_factory=SimpleQueue)
+    """Gets one answer, unless a newer frame takes the request's place in the slot."""
+
+    def raw(self, why: str) -> Shown:
+        """The frame as it was."""
+        return Shown(self.given, restored=False, id=self.id, why=why)
+
+
+def request_of(
+    frame: Frame,
+    *,
+    frame_id: int,
+    cut_id: int,
+    made: float,
+    deadline: float | None,
+    uses: Sequence[str],
+    camera: Camera | None = None,
+    mask: NDArray[np.uint8] | None = None,
+    copy: bool = True,
+) -> Request:
+    """What the client's thread needs to send a frame; planes that are not used stay here."""
+    planes = {name: getattr(frame, name) for name in ("color", "alpha", "depth", "motion")}
+    kept = {name: plane for name, plane in planes.items() if plane is not None}
+    own = replace(frame, **{n: p.copy() for n, p in kept.items()}) if copy else frame
+    sent = replace(
+        own,
+        depth=own.depth if "depth" in uses else None,
+        motion=own.motion if "motion" in uses else None,
+    )
+    if mask is not None:
+        mask = np.array(mask, order="C") if "mask" in uses else None
+    wire, data = to_planes(sent, mask=mask)
+    return Request(
+        id=frame_id,
+        frame=own,
+        given=frame,
+        planes=wire,
+        data=data,
+        cut_id=cut_id,
+        camera=camera,
+        made=made,
+        deadline=deadline,
+    )

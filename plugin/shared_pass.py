@@ -1,0 +1,136 @@
+"""Streams with memory of their own, one pass through the network for all of them.
+
+A stream calls its restorer from the middle of its own computation. Each of several streams
+runs on a thread until it gets there; when all have got there, or have ended without, what
+they ask for goes through the restorer together.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from splatmend.core.restorer import Restorer
+
+__all__ = ["SharedPass"]
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class _Call:
+    rgb: Tensor
+    result: Tensor | None = None
+    error: Exception | None = None
+
+    @property
+    def kind(self) -> str:
+        return f"{tuple(self.rgb.shape[1:])} {self.rgb.dtype} {self.rgb.device}"
+
+
+class SharedPass:
+    """A restorer whose calls from the tasks of `together` become one call of the one inside.
+
+    Called from elsewhere it is the restorer inside. One `together` at a time.
+    """
+
+    def __init__(self, restorer: Restorer) -> None:
+        self._restorer = restorer
+        self._change = threading.Condition()
+        self._running = 0
+        """Tasks that may still ask for something."""
+        self._asked: list[_Call] = []
+
+    @property
+    def name(self) -> str:
+        """The inner restorer's, as all else that describes it."""
+        return self._restorer.name
+
+    @property
+    def device(self) -> torch.device:
+        """Where it wants its input."""
+        return self._restorer.device
+
+    @property
+    def multiple(self) -> int:
+        """See `Restorer`."""
+        return self._restorer.multiple
+
+    @property
+    def reach(self) -> int:
+        """See `Restorer`."""
+        return self._restorer.reach
+
+    @property
+    def keeps_colors(self) -> bool:
+        """See `Restorer`."""
+        return self._restorer.keeps_colors
+
+    def __call__(self, rgb: Tensor) -> Tensor:
+        """Restore (n, 3, h, w), together with what the other tasks ask for."""
+        call = _Call(rgb)
+        with self._change:
+            if self._running:
+                self._asked.append(call)
+                self._end_of_turn()
+                self._change.wait_for(lambda: call.result is not None or call.error is not None)
+            else:
+                call.result = self._restorer(rgb)
+        if call.error is not None:
+            raise call.error
+        assert call.result is not None
+        return call.result
+
+    def together(
+        self, tasks: Sequence[Callable[[], _T]], pool: ThreadPoolExecutor
+    ) -> list[_T | Exception]:
+        """Run tasks that may each call the restorer any number of times.
+
+        Args:
+            tasks: each ends by itself once its calls are answered.
+            pool: of at least as many threads.
+
+        Returns:
+            What each task returned, or the exception that ended it.
+        """
+        self._running = len(tasks)
+        return [future.result() for future in [pool.submit(self._run, task) for task in tasks]]
+
+    def _run(self, task: Callable[[], _T]) -> _T | Exception:
+        try:
+            return task()
+        except Exception as error:
+            return error
+        finally:
+            with self._change:
+                self._end_of_turn()
+
+    def _end_of_turn(self) -> None:
+        """One task fewer that may still ask; the last one asks for all."""
+        self._running -= 1
+        if self._running or not self._asked:
+            return
+        asked, self._asked = self._asked, []
+        for _, group in groupby(sorted(asked, key=lambda c: c.kind), key=lambda c: c.kind):
+            self._restore(list(group))
+        self._running = len(asked)
+        self._change.notify_all()
+
+    def _restore(self, calls: list[_Call]) -> None:
+        try:
+            results = self._restorer(torch.cat([call.rgb for call in calls]))
+        except Exception as error:
+            if len(calls) == 1:
+                calls[0].error = error
+            for call in calls if len(calls) > 1 else ():  # one of them may be at fault
+                self._restore([call])
+            return
+        first = 0
+        for call in calls:
+            call.result = results[first : first + len(call.rgb)]
+            first += len(call.rgb)

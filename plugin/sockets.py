@@ -1,0 +1,127 @@
+"""What both ends of a ZeroMQ connection have in common."""
+
+import re
+import selectors
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+
+import zmq
+
+from splatmend.core.errors import InputError
+from splatmend.plugin.framing import Buffer
+
+__all__ = [
+    "DEFAULT_URL",
+    "Doorbell",
+    "check_url",
+    "is_local_url",
+    "may_receive",
+    "send_message",
+    "set_common_options",
+]
+
+DEFAULT_URL = "tcp://127.0.0.1:7878"
+
+_BUFFER_BYTES = 4 << 20  # of the kernel, each way: five frames of 512 x 512
+_QUEUE = 8  # messages per connection and direction
+
+
+# as plain numbers: the enum's operators take longer than the calls
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_LAST = int(zmq.NOBLOCK)
+_POLLIN = int(zmq.POLLIN)
+_SMALL = 4096  # bytes; beyond, sharing a buffer is cheaper than copying it
+
+_TCP = re.compile(r"tcp://(\[[0-9a-fA-F:.%]+\]|[^\[\]:/\s]+):(\d{1,5}|\*)")
+_IPC = re.compile(r"ipc://[^*@\s]\S*")
+
+
+def check_url(url: str) -> None:
+    """Refuse what ZeroMQ would refuse late, or take for something else: it wraps ports.
+
+    Raises:
+        InputError: neither tcp://host:port nor ipc://path.
+    """
+    tcp = _TCP.fullmatch(url)
+    if (tcp and (tcp[2] == "*" or int(tcp[2]) <= 65535)) or _IPC.fullmatch(url):
+        return
+    raise InputError(f"{url!r} is no address: use tcp://host:port, with a port up to 65535, or "
+                     f"ipc:///path/of/a/socket")  # fmt: skip
+
+
+def is_local_url(url: str) -> bool:
+    """Whether only this machine can reach it."""
+    if url.startswith("ipc://"):
+        return True
+    host = url.removeprefix("tcp://").rpartition(":")[0]
+    return host in ("localhost", "[::1]") or host.startswith("127.")
+
+
+def set_common_options(sock: "zmq.Socket[bytes]", url: str) -> None:
+    """Short queues, large buffers, heartbeats: no queue may become a place where frames age."""
+    sock.setsockopt(zmq.LINGER, 0)
+    sock.setsockopt(zmq.SNDHWM, _QUEUE)
+    sock.setsockopt(zmq.RCVHWM, _QUEUE)
+    sock.setsockopt(zmq.SNDBUF, _BUFFER_BYTES)
+    sock.setsockopt(zmq.RCVBUF, _BUFFER_BYTES)
+    sock.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
+    sock.setsockopt(zmq.IPV6, "[" in url)
+
+
+def send_message(sock: "zmq.Socket[bytes]", parts: Sequence[Buffer]) -> None:
+    """Send without waiting, all parts or none; large ones are not copied.
+
+    Raises:
+        zmq.Again: no room.
+        zmq.ZMQError: nobody there.
+    """
+    last = len(parts) - 1
+    for index, part in enumerate(parts):
+        sock.send(part, _LAST if index == last else _MORE, copy=len(part) < _SMALL)
+
+
+def may_receive(sock: "zmq.Socket[bytes]") -> bool:
+    """Whether a message is there."""
+    return bool(int(sock.getsockopt(zmq.EVENTS)) & _POLLIN)
+
+
+class Doorbell:
+    """Lets the thread that owns ZeroMQ sockets sleep until something happens; any may ring.
+
+    zmq.Poller does the same with three times the system calls, several a frame. The price is
+    a rule: a socket's descriptor tells of changes only, so before waiting `may_receive` must
+    have said no of every socket, after the last use of it.
+    """
+
+    def __init__(self, socks: Sequence["zmq.Socket[bytes]"]) -> None:
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+        self._rung = False
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._read, selectors.EVENT_READ)
+        for sock in socks:
+            self._selector.register(int(sock.getsockopt(zmq.FD)), selectors.EVENT_READ)
+
+    def ring(self) -> None:
+        """Wake the owner; it takes no lock and never waits."""
+        if not self._rung:
+            self._rung = True
+            with suppress(BlockingIOError, OSError):  # full: it will wake; closed: never
+                self._write.send(b"\0")
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until a socket's state may have changed, someone rings, or the time is over."""
+        for key, _ in self._selector.select(timeout_s):
+            if key.fileobj is self._read:
+                with suppress(BlockingIOError):
+                    self._read.recv(64)
+                self._rung = False  # before the owner looks: what comes later rings again
+
+    def close(self) -> None:
+        """Free the descriptors."""
+        self._selector.close()
+        self._read.close()
+        self._write.close()

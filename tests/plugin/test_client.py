@@ -1,0 +1,664 @@
+"""The client: it never shows what is stale or foreign, never blocks for long, never gives up."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+from splatmend.core import Frame, InputError
+from splatmend.plugin.breaker import Breaker
+from splatmend.plugin.client import Client, ClientOptions
+from splatmend.plugin.framing import MAGIC, Limits
+from splatmend.plugin.keys import KeysConfig, make_keys
+from splatmend.plugin.messages import Camera, Drop, ErrorReply, FrameRequest, Result, Welcome
+from splatmend.plugin.protocol import encode, parse
+from splatmend.plugin.server import Server, ServerOptions
+from splatmend.plugin.sessions import Policy
+from splatmend.plugin.workers import Engine
+
+LOCAL = "tcp://127.0.0.1:0"
+
+
+def picture(value: int, size: tuple[int, int] = (4, 6)) -> Frame:
+    return Frame(color=np.full((*size, 3), value, np.uint8))
+
+
+def negative(frames: Any) -> list[Frame]:
+    return [frame.with_color(255 - frame.color) for frame in frames]
+
+
+def until(true: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as everything:
+        yield everything
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("smp-")]
+
+
+@pytest.fixture
+def start(stack: ExitStack) -> Callable[..., Server]:
+    """`start(restore, url=...)`: a running server."""
+
+    def run(restore: Any = negative, url: str = LOCAL, **policy: Any) -> Server:
+        engine = Engine("test", restore, uses=("color", "alpha", "mask", "depth", "motion"))
+        options = ServerOptions(urls=(url,), policy=Policy(**policy))
+        return stack.enter_context(Server([engine], options))
+
+    return run
+
+
+@pytest.fixture
+def client(stack: ExitStack) -> Callable[..., Client]:
+    """`client(server, mode="sync", ...)`: connected, with time limits for slow machines."""
+
+    def run(server: Server | str, *, wait: bool = True, **options: Any) -> Client:
+        url = server if isinstance(server, str) else server.urls[0]
+        patient = {"deadline_ms": 5000, "max_age_ms": 5000, **options}
+        made = stack.enter_context(Client(url, ClientOptions(**patient)))
+        assert not wait or made.wait(10)
+        return made
+
+    return run
+
+
+class FakeServer:
+    """A ROUTER that answers as the test says."""
+
+    def __init__(self, credit: int = 1) -> None:
+        self.context = zmq.Context()
+        self.router = self.context.socket(zmq.ROUTER)
+        self.router.setsockopt(zmq.LINGER, 0)
+        self.port = self.router.bind_to_random_port("tcp://127.0.0.1")
+        self.url = f"tcp://127.0.0.1:{self.port}"
+        self.credit = credit
+        self.peer = b""
+
+    def __enter__(self) -> "FakeServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.router.close(0)
+        self.context.term()
+
+    def receive(self, timeout_ms: int = 5000) -> Any:
+        if not self.router.poll(timeout_ms):
+            return None
+        self.peer, _, *parts = self.router.recv_multipart()
+        return parse(parts, Limits())
+
+    def send(self, message: Any) -> None:
+        self.router.send_multipart([self.peer, MAGIC, *encode(message)])
+
+    def welcome(self, session: str = "s") -> None:
+        self.receive()
+        self.send(
+            Welcome(session=session, credit=self.credit, max_part_bytes=1 << 20, hb_ms=60000,
+                    max_wh=(99, 99), in_fmts=(), planes=(), uses=("color",), stateful=False,
+                    model="fake")
+        )  # fmt: skip
+
+    def answer(self, asked: FrameRequest, **changes: Any) -> None:
+        values = {
+            "session": asked.session, "id": asked.id, "width": asked.width,
+            "height": asked.height, "credit": self.credit, "planes": asked.planes[:1],
+            "data": (bytes(255 - b for b in bytes(asked.data[0])),), **changes,
+        }  # fmt: skip
+        self.send(Result(**values))
+
+
+@pytest.fixture
+def fake(stack: ExitStack) -> FakeServer:
+    return stack.enter_context(FakeServer())
+
+
+# sync
+
+
+def test_sync_shows_this_very_frame(start, client) -> None:
+    asks = client(start())
+    for value in range(50):
+        shown = asks.restore(picture(value))
+        assert shown.restored
+        assert (shown.id, shown.why) == (value, "")
+        assert (shown.frame.color == 255 - value).all()
+        assert shown.age_ms > 0
+    assert asks.counts == {"sent": 50, "restored": 50}
+    assert asks.welcome is not None
+    assert asks.welcome.model == "test"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_all_planes_make_the_way(dtype, start, client) -> None:
+    came: list[Frame] = []
+
+    def keep(frames: Any) -> list[Frame]:
+        came.extend(frames)
+        return [f.with_color(f.color // 2 if dtype != np.float32 else f.color / 2) for f in frames]
+
+    dice = np.random.default_rng(0)
+    whole = dice.random((5, 7, 4))
+    top = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    frame = Frame(
+        color=(whole[..., :3] * top).astype(dtype),
+        alpha=(whole[..., 3] * top).astype(dtype),
+        alpha_kind="premultiplied",
+    )
+    mask = np.full((5, 7), 255, np.uint8)
+    mask[0] = 0
+    camera = Camera(intrinsics=(1.0, 1.0, 0.0, 0.0))
+    shown = client(start(keep)).restore(frame, mask=mask, camera=camera)
+    assert shown.restored
+    assert np.array_equal(came[0].alpha, frame.alpha)
+    assert came[0].alpha_kind == "premultiplied"
+    assert np.array_equal(shown.frame.alpha, frame.alpha)
+    half = frame.color // 2 if dtype != np.float32 else frame.color / 2
+    assert np.allclose(shown.frame.color[1:], half[1:])
+    assert np.array_equal(shown.frame.color[0], frame.color[0])
+
+
+def test_sync_waits_until_the_deadline_and_shows_the_frame_itself(start, client) -> None:
+    go = threading.Event()
+
+    def late(frames: Any) -> list[Frame]:
+        go.wait(5)
+        return negative(frames)
+
+    asks = client(start(late), deadline_ms=60)
+    frame = picture(1)
+    began = time.monotonic()
+    shown = asks.restore(frame)
+    took = time.monotonic() - began
+    assert shown.frame is frame
+    assert (shown.restored, shown.why) == (False, "late")
+    assert 0.055 < took < 0.5
+    go.set()
+    until(lambda: asks.counts.get("restored") == 1)
+    asks.options.deadline_ms  # noqa: B018
+    shown = asks.restore(picture(2))  # not the answer to the first
+    assert not shown.restored or (shown.frame.color == 253).all()
+
+
+def test_arrays_may_be_written_again_at_once(fake, client) -> None:
+    asks = client_of(fake, client, mode="latest")
+    frame = picture(7)
+    asks.restore(frame)
+    frame.color[:] = 99
+    request = fake.receive()
+    assert set(bytes(request.data[0])) == {7}
+
+
+def client_of(fake: FakeServer, client: Any, **options: Any) -> Client:
+    asks: Client = client(fake.url, wait=False, **options)
+    fake.welcome()
+    until(lambda: asks.state == "up")
+    return asks
+
+
+# Foreign, stale, malformed
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": 77},
+        {"session": "another"},
+        {"width": 3, "height": 8},
+        {"planes": (), "data": (), "applied": False},
+    ],
+    ids=["id", "session", "size", "not applied"],
+)
+def test_answers_that_are_not_ours_are_not_shown(changes, fake, client) -> None:
+    asks = client_of(fake, client, deadline_ms=300)
+    threading.Thread(target=lambda: fake.answer(fake.receive(), **changes)).start()
+    frame = picture(5)
+    shown = asks.restore(frame)
+    assert shown.frame is frame
+    assert not shown.restored
+
+
+def test_a_late_answer_is_not_taken_for_the_next(fake, client) -> None:
+    """What breaks REQ/REP and clients that trust the order of replies."""
+    asks = client_of(fake, client, deadline_ms=200)
+    first, second = picture(1), picture(2)
+    assert asks.restore(first).frame is first
+    late = fake.receive()
+    thread = threading.Thread(target=lambda: (fake.answer(late), fake.answer(fake.receive())))
+    thread.start()
+    shown = asks.restore(second)
+    thread.join()
+    if shown.restored:
+        assert (shown.frame.color == 253).all()
+    else:
+        assert shown.frame is second
+
+
+def test_garbage_from_a_server_is_ignored(fake, client) -> None:
+    asks = client_of(fake, client)
+    for parts in ([b"JUNK"], [MAGIC, b"{"], [MAGIC, b'{"t":"gossip"}'], [b""]):
+        fake.router.send_multipart([fake.peer, *parts])
+    until(lambda: asks.counts.get("unreadable") == 4)
+    threading.Thread(target=lambda: fake.answer(fake.receive())).start()
+    assert asks.restore(picture(1)).restored
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (lambda asked: Drop(session="s", id=asked.id, why="busy", credit=1), "busy"),
+        (lambda asked: ErrorReply(session="s", id=asked.id, code="internal", text="x"), "internal"),
+    ],
+)
+def test_drops_and_errors_do_not_make_it_wait(answer, why, fake, client) -> None:
+    asks = client_of(fake, client)
+    threading.Thread(target=lambda: fake.send(answer(fake.receive()))).start()
+    shown = asks.restore(picture(1))
+    assert (shown.restored, shown.why) == (False, why)
+
+
+# latest
+
+
+def test_latest_never_waits_and_shows_the_newest(start, client) -> None:
+    def slow(frames: Any) -> list[Frame]:
+        time.sleep(0.02)
+        return negative(frames)
+
+    asks = client(start(slow), mode="latest")
+    assert asks.restore(picture(0)).why == "waiting"
+    last = -1
+    for value in range(1, 60):
+        began = time.monotonic()
+        shown = asks.restore(picture(value))
+        assert time.monotonic() - began < 0.5
+        if shown.restored:
+            assert last <= shown.id < value
+            assert (shown.frame.color == 255 - shown.id).all()
+            last = shown.id
+        time.sleep(0.005)
+    assert last > 10
+    counts = asks.counts
+    assert counts["sent"] < 59  # newer frames took the place of waiting ones
+
+
+def test_latest_does_not_show_what_is_old_or_does_not_fit(start, client) -> None:
+    asks = client(start(), mode="latest", max_age_ms=150)
+
+    def newest(frame: Frame, **more: Any) -> Any:
+        return asks.restore(frame, **more)
+
+    newest(picture(1))
+    until(lambda: newest(picture(1)).restored)
+    assert newest(picture(1, size=(6, 4))).why == "old"
+    until(lambda: newest(picture(2)).restored)
+    assert newest(picture(2), cut=True).why == "old"
+    until(lambda: newest(picture(2)).restored)
+    time.sleep(0.3)
+    assert newest(picture(3)).why == "old"
+
+
+def test_a_cut_is_told_though_its_frame_was_replaced(fake, client) -> None:
+    asks = client_of(fake, client, mode="latest")
+    asks.restore(picture(0))
+    first = fake.receive()
+    asks.restore(picture(1), cut=True)  # no credit: waits
+    asks.restore(picture(2))  # and is replaced
+    fake.answer(first)
+    second = fake.receive()
+    assert [(first.id, first.cut), (second.id, second.cut)] == [(0, False), (2, True)]
+    asks.restore(picture(3))
+    fake.answer(second)
+    assert not fake.receive().cut
+
+
+# ordered
+
+
+def test_ordered_gives_every_frame_in_order(start, client) -> None:
+    asks = client(start(), mode="ordered")
+    shown = list(asks.stream(picture(v % 256) for v in range(300)))
+    assert [s.id for s in shown] == list(range(300))
+    assert all(s.restored for s in shown)
+    assert all((s.frame.color == 255 - i % 256).all() for i, s in enumerate(shown))
+
+
+def test_ordered_reads_only_as_far_ahead_as_there_is_credit(start, client) -> None:
+    asks = client(start(credit_local=3), mode="ordered")
+    read = 0
+
+    def source() -> Iterator[Frame]:
+        nonlocal read
+        for read in range(1, 21):
+            yield picture(read)
+
+    for index, _ in enumerate(asks.stream(source())):
+        assert read <= index + 4
+
+
+def test_ordered_waits_for_a_server_that_comes_late(start, client) -> None:
+    server = start()
+    url = server.urls[0]
+    server.stop()
+    asks = client(url, mode="ordered", wait=False)
+    threading.Timer(0.3, start, kwargs={"url": url}).start()
+    shown = list(asks.stream(picture(v) for v in range(10)))
+    assert all(s.restored for s in shown)
+
+
+def test_ordered_gives_up_at_last(client) -> None:
+    asks = client("tcp://127.0.0.1:9", mode="ordered", patience_s=0.3, wait=False)
+    frames = [picture(v) for v in range(5)]
+    shown = list(asks.stream(frames))
+    assert [(s.frame is f, s.why) for s, f in zip(shown, frames, strict=True)] == [
+        (True, "down")
+    ] * 5
+
+
+def test_modes_have_their_own_method(start, client) -> None:
+    server = start()
+    with pytest.raises(InputError, match="has stream"):
+        client(server, mode="ordered").restore(picture(0))
+    with pytest.raises(InputError, match="in the mode ordered, not sync"):
+        next(client(server).stream([picture(0)]))
+
+
+# Servers that come and go
+
+
+def test_a_server_may_be_absent_and_come(start, client) -> None:
+    server = start()
+    url = server.urls[0]
+    server.stop()
+    asks = client(url, wait=False)
+    frame = picture(1)
+    began = time.monotonic()
+    for _ in range(100):
+        shown = asks.restore(frame)
+        assert shown.frame is frame
+        assert shown.why == "down"
+    assert time.monotonic() - began < 0.5
+    start(url=url)
+    until(lambda: asks.restore(frame).restored)
+
+
+def test_stopping_and_starting_the_server(start, client) -> None:
+    server = start()
+    url = server.urls[0]
+    clients = {m: client(server, mode=m) for m in ("sync", "latest")}
+    done = threading.Event()
+    ordered = client(server, mode="ordered")
+    collected: list[Any] = []
+
+    def endless() -> Iterator[Frame]:
+        for value in range(1 << 20):
+            if done.is_set():
+                return
+            time.sleep(0.002)
+            yield picture(value % 256)
+
+    thread = threading.Thread(target=lambda: collected.extend(ordered.stream(endless())))
+    thread.start()
+    for asks in clients.values():
+        until(lambda asks=asks: asks.restore(picture(9)).restored)
+    server.stop()
+    until(lambda: all(a.state == "down" for a in clients.values()))
+    time.sleep(0.1)
+    count = len(collected)
+    start(url=url)
+    for asks in clients.values():
+        until(lambda asks=asks: asks.restore(picture(9)).restored, 3)
+    until(lambda: len(collected) > count + 10)
+    done.set()
+    thread.join()
+    assert [s.id for s in collected] == list(range(len(collected)))
+    assert all(s.restored for s in collected)
+    assert all((s.frame.color == 255 - s.id % 256).all() for s in collected)
+
+
+SERVE = """
+import sys, time
+from splatmend.plugin.server import Server, ServerOptions
+from splatmend.plugin.workers import Engine
+def negative(frames):
+    return [frame.with_color(255 - frame.color) for frame in frames]
+Server([Engine("negative", negative)], ServerOptions(urls=(sys.argv[1],))).start()
+print("ready", flush=True)
+time.sleep(300)
+"""
+
+
+def test_a_server_that_is_killed_under_load(client) -> None:
+    """SIGKILL: nothing is said, answers are lost, and yet nothing wrong is shown."""
+    with zmq.Context() as context, context.socket(zmq.REP) as free:
+        port = free.bind_to_random_port("tcp://127.0.0.1")
+    url = f"tcp://127.0.0.1:{port}"
+
+    def launch() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, url], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.stdout.close()
+        return process
+
+    server = launch()
+    try:
+        asks = client(url, deadline_ms=1000)
+        values = iter(range(1 << 30))
+
+        def ask() -> bool:
+            value = next(values) % 256
+            frame = picture(value)
+            shown = asks.restore(frame)
+            if shown.restored:
+                assert (shown.frame.color == 255 - value).all()
+            else:
+                assert shown.frame is frame
+            return shown.restored
+
+        for _ in range(20):
+            ask()
+        threading.Timer(0.05, server.kill).start()
+        began = time.monotonic()
+        while ask():
+            assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 2  # and did not wait for its deadline again and again
+        server.wait()
+        began = time.monotonic()
+        assert not any(ask() for _ in range(100))
+        assert time.monotonic() - began < 1
+        server = launch()
+        until(ask, 3)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_silent_server_is_bypassed_and_probed(fake, client) -> None:
+    asks = client_of(fake, client, deadline_ms=40, misses=3)
+    whys = []
+    began = time.monotonic()
+    while (why := asks.restore(picture(0)).why) == "late":
+        whys.append(why)
+    assert 3 <= len(whys) <= 4
+    assert why == "bypass"
+    assert time.monotonic() - began < 1
+    began = time.monotonic()
+    assert all(asks.restore(picture(0)).why == "bypass" for _ in range(100))
+    assert time.monotonic() - began < 0.5  # nobody waits for a bypassed server
+    while fake.receive(100):  # what was asked before and never answered
+        pass
+    until(lambda: asks.state == "probe", 5)
+    assert asks.restore(picture(1)).why == "bypass"
+    probe = fake.receive()
+    assert set(bytes(probe.data[0])) == {1}
+    done = threading.Event()
+
+    def answer_all() -> None:
+        while not done.is_set():
+            if asked := fake.receive(10):
+                fake.answer(asked)
+
+    thread = threading.Thread(target=answer_all)
+    thread.start()
+    until(lambda: asks.restore(picture(2)).restored, 20)
+    done.set()
+    thread.join()
+
+
+def test_credit_that_was_lost_is_taken_back(fake, client) -> None:
+    asks = client_of(fake, client, mode="latest")
+    asks.restore(picture(1))
+    lost = fake.receive()
+    asks.restore(picture(2))
+    assert fake.receive(300) is None  # no credit
+    found = fake.receive(5000)
+    assert (lost.id, found.id) == (0, 1)
+    fake.answer(lost)
+    fake.answer(found)
+    until(lambda: asks.restore(picture(3)).id == 1)
+    assert asks.counts["unasked"] == 1
+
+
+def test_a_forgotten_session_is_opened_again(fake, client) -> None:
+    asks = client_of(fake, client, mode="latest")
+    asks.restore(picture(1))
+    asked = fake.receive()
+    fake.send(ErrorReply(code="no_session", text="who are you?", id=asked.id))
+    fake.welcome("another")
+    until(lambda: asks.state == "up")
+    asks.restore(picture(2))
+    assert fake.receive().session == "another"
+
+
+def test_breaker() -> None:
+    breaker = Breaker(misses_allowed=2, shortest_s=1, longest_s=3)
+    breaker.missed(0)
+    breaker.answered()
+    breaker.missed(0)
+    assert breaker.is_closed
+    breaker.missed(0)
+    assert not breaker.is_closed
+    pauses, now = [], 0.0
+    for _ in range(4):
+        opened = now
+        while not breaker.may_send(now):
+            now += 0.5
+        pauses.append(now - opened)
+        breaker.sent()
+        assert not breaker.may_send(now + 100)  # one probe at a time
+        breaker.missed(now)
+    assert pauses == [1, 2, 3, 3]
+    breaker.sent()
+    breaker.answered()
+    assert breaker.is_closed
+
+
+# Interrupted by its viewer
+
+
+class InterruptedRenderError(Exception):
+    """As viewers throw it into their render thread, at any line."""
+
+
+def test_an_interruption_at_any_line_does_no_harm(start, client) -> None:
+    asks = client(start())
+
+    def restore_interrupted_at(line: int, value: int) -> bool:
+        """False once the call ends before that line."""
+        left = [line]
+
+        def trace(*_: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise InterruptedRenderError
+            return trace
+
+        previous = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            asks.restore(picture(value))
+        except InterruptedRenderError:
+            return True
+        finally:
+            sys.settrace(previous)
+        return False
+
+    line = 0
+    while restore_interrupted_at(line, line % 256):
+        shown = asks.restore(picture(255 - line % 256))
+        if shown.restored:
+            assert (shown.frame.color == line % 256).all()
+        line += 1
+    assert line > 50
+    assert asks.restore(picture(3)).restored
+
+
+# Closing, options, keys
+
+
+def test_closing_ends_waiting(fake, client) -> None:
+    asks = client(fake.url, mode="ordered", wait=False)
+    fake.welcome()
+    threading.Timer(0.2, asks.close).start()
+    shown = list(asks.stream([picture(1), picture(2), picture(3)]))
+    assert [s.why for s in shown][-2:] == ["closed", "closed"]
+    asks.close()  # again: nothing
+
+
+def test_closing_says_bye(start, client) -> None:
+    server = start()
+    asks = client(server)
+    assert len(server.figures().streams) == 1
+    asks.close()
+    until(lambda: not server.figures().streams, 2)
+    assert asks.restore(picture(1)).why == "down"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "fast"}, "latest, sync, ordered, got 'fast'"),
+        ({"deadline_ms": 0}, "above 0"),
+        ({"key": Path("a")}, "go together"),
+    ],
+)
+def test_options_that_cannot_be(options, message) -> None:
+    with pytest.raises(InputError, match=message):
+        ClientOptions(**options)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:7878", "tcp://127.0.0.1", "tcp://:1", "http://a:1", ""])
+def test_addresses_that_cannot_be(url) -> None:
+    with pytest.raises(InputError, match="is no address: use tcp://host:port"):
+        Client(url)
+
+
+def test_with_keys(stack, tmp_path: Path) -> None:
+    make_keys(KeysConfig(tmp_path, client="me"))
+    engine = Engine("negative", negative)
+    options = ServerOptions(urls=("tcp://0.0.0.0:0",), keys=tmp_path)
+    server = stack.enter_context(Server([engine], options))
+    url = server.urls[0].replace("0.0.0.0", "127.0.0.1")
+    keys = ClientOptions(
+        key=tmp_path / "me.key_secret", server_key=tmp_path / "server.key", deadline_ms=5000
+    )
+    asks = stack.enter_context(Client(url, keys))
+    assert asks.wait(10)
+    assert asks.restore(picture(1)).restored
+    with pytest.raises(InputError, match="is no ZeroMQ key file"):
+        Client(url, ClientOptions(key=tmp_path / "x", server_key=tmp_path / "server.key"))
