@@ -28,6 +28,7 @@ from splatmend.plugin.clip import clips_in
 from splatmend.plugin.encode import CONTAINERS, EncodingOptions
 from splatmend.plugin.video import VideoOptions, VideoSummary
 from splatmend.plugin.video import restore_video as restore_clip
+from splatmend.temporal import TemporalOptions
 
 __all__ = ["main", "restore_video"]
 
@@ -38,6 +39,7 @@ _EPILOG = """\
 examples:
   restore-video talk.mp4 mended.mp4
   restore-video talk.mp4 look.mp4 --compare wipe --start 10 --duration 5
+  restore-video talk.mp4 mended.mp4 --temporal      detail moves with the head, no boiling
   restore-video avatar_%04d.png avatar.mov          PNG with alpha to ProRes 4444
   restore-video talk.mp4 mended.mp4 --resume        go on after a kill or a full disk
   restore-video clips/ mended/                      every clip of a folder
@@ -120,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--strength", type=float, default=1.0, metavar="S", help="0, the input, to 1 (default)")
     add("--gate", action="store_true", help="leave frames alone that look clean")
     add("--no-color-lock", action="store_true", help="let the model change broad colours too")
+    add("--temporal", action="store_true", help="steady what is restored from frame to frame")
+    add("--temporal-gain", type=float, metavar="G", help="its memory, 0 to below 1 (default: 0.95)")
+    add("--flow", metavar="F", help="its motion: dis (default), or raft:FILE (torchvision)")
     add("--batch", type=int, metavar="N", help="frames at once (default: 1 on a CPU, else 4)")
     add("--tile", type=int, metavar="PX", help="cut pictures too large for memory into tiles")
     written = parser.add_argument_group("how it is written")
@@ -155,6 +160,16 @@ def _rate(text: str) -> Fraction:
         ) from None
 
 
+def _temporal(given: argparse.Namespace) -> TemporalOptions | None:
+    knobs = {"gain": given.temporal_gain, "flow": given.flow}
+    chosen = {name: value for name, value in knobs.items() if value is not None}
+    if given.temporal:
+        return TemporalOptions(**chosen)
+    if chosen:
+        raise InputError("--temporal-gain and --flow need --temporal")
+    return None
+
+
 def _restore(given: argparse.Namespace) -> int:
     options = VideoOptions(
         start=given.start,
@@ -163,6 +178,7 @@ def _restore(given: argparse.Namespace) -> int:
         batch=given.batch,
         tile=given.tile,
         restore=RestoreOptions(strength=given.strength, color_lock=not given.no_color_lock),
+        temporal=_temporal(given),
         compare=given.compare,
         encoding=EncodingOptions(
             codec=given.codec,

@@ -7,6 +7,8 @@ run, so a resumed run writes the same packets as one that was never interrupted.
 A packet file is a row of records: a header (presentation time, keyframe, two sizes), the
 packet's bytes, and what Matroska stores beside them (the alpha plane of VP9). Decoding
 times are not kept: they follow from the presentation times (see `mux`).
+
+With a stabiliser its state after the last whole segment lies beside the packets.
 """
 
 from __future__ import annotations  # PyAV's Packet is generic in its stub only
@@ -16,6 +18,7 @@ import json
 import os
 import shutil
 import struct
+import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -23,8 +26,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 import av
+import numpy as np
 from av.packet import Packet, PacketSideData
 from av.video.codeccontext import VideoCodecContext
+from numpy.typing import NDArray
 
 from splatmend.core import Frame, VideoOutputError
 from splatmend.plugin.encode import Encoding
@@ -33,12 +38,16 @@ from splatmend.plugin.yuv import FrameWriter
 __all__ = [
     "Segment",
     "SegmentWriter",
+    "State",
     "WorkFolder",
     "as_output_error",
     "header_digest",
     "read_packets",
     "read_times",
 ]
+
+State = dict[str, NDArray[Any]]
+"""What a stabiliser remembers between two frames, as `Stream.export_state` gives it."""
 
 _JOURNAL = "journal.json"
 _RECORD = struct.Struct("<q?II")  # pts, keyframe, size, size of the addition
@@ -56,6 +65,8 @@ class Segment:
     """How many places a packet comes before its turn, at most: the depth of B-frames."""
     headers: str
     """Digest of the encoder's headers; all segments must agree to be one stream."""
+    state: str | None = None
+    """File with what the stabiliser remembered after it; None without one."""
 
 
 class WorkFolder:
@@ -73,6 +84,8 @@ class WorkFolder:
         self.segments: list[Segment] = []
         self.differs: tuple[str, ...] = ()
         """What kept a journal from being taken up."""
+        self.state: State = {}
+        """What the stabiliser remembered after the segments taken up."""
         self._fingerprint = cast(dict[str, Any], json.loads(json.dumps(fingerprint)))
         with as_output_error(self.path):
             if resume:
@@ -88,9 +101,12 @@ class WorkFolder:
         return sum(s.frames for s in self.segments)
 
     def add(self, segment: Segment) -> None:
-        """Enter a segment whose file is whole into the journal."""
+        """Enter a segment whose files are whole into the journal; only its state is kept."""
+        before = self.segments[-1].state if self.segments else None
         self.segments.append(segment)
         self._write_journal()
+        if before:
+            (self.path / before).unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Remove the folder with all that is in it."""
@@ -104,8 +120,15 @@ class WorkFolder:
             return  # no journal, or not one of ours
         mine = self._fingerprint
         self.differs = tuple(k for k in sorted({*mine, *theirs}) if mine.get(k) != theirs.get(k))
-        if not self.differs and all((self.path / s.file).is_file() for s in found):
-            self.segments = found
+        if self.differs or not all((self.path / s.file).is_file() for s in found):
+            return
+        if found and found[-1].state:
+            try:
+                with (self.path / found[-1].state).open("rb") as file:
+                    self.state = dict(np.load(file, allow_pickle=False))
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+                return  # without it the rest would be restored to something else
+        self.segments = found
 
     def _write_journal(self) -> None:
         state = {"fingerprint": self._fingerprint, "segments": [asdict(s) for s in self.segments]}
@@ -121,17 +144,22 @@ class SegmentWriter:
     """Encodes frames into segments of `length` frames; the last may be shorter."""
 
     def __init__(self, folder: WorkFolder, encoding: Encoding, length: int) -> None:
+        self.length = length
         self._folder = folder
         self._encoding = encoding
-        self._length = length
         self._convert = FrameWriter(encoding.tags, encoding.pix_fmt, encoding.size[0])
         self._encoder: VideoCodecContext | None = None
         self._file: BinaryIO | None = None
         self._times: list[int] = []  # in the order of the packets
         self._count = 0
 
-    def write(self, frame: Frame) -> None:
-        """Encode one frame.
+    @property
+    def frames(self) -> int:
+        """Frames in whole segments, of this run and those before."""
+        return self._folder.frames
+
+    def write(self, frame: Frame, state: State | None = None) -> None:
+        """Encode one frame; `state` is kept with the segment, if it ends with this frame.
 
         Raises:
             VideoOutputError: the encoder failed or the disk is full.
@@ -144,14 +172,14 @@ class SegmentWriter:
             picture.time_base = self._encoding.time_base
             self._store(self._encoder.encode(picture))
             self._count += 1
-            if self._count == self._length:
-                self._finish_segment()
+            if self._count == self.length:
+                self._finish_segment(state or {})
 
     def finish(self) -> None:
         """Close the last segment, which may be short."""
         with as_output_error(self._folder.path):
             if self._encoder is not None:
-                self._finish_segment()
+                self._finish_segment({})
 
     def close(self) -> None:
         """Give up an unfinished segment; safe to call at any time."""
@@ -176,7 +204,7 @@ class SegmentWriter:
             self._file.write(addition)
             self._times.append(packet.pts)
 
-    def _finish_segment(self) -> None:
+    def _finish_segment(self, state: State) -> None:
         assert self._encoder is not None
         assert self._file is not None
         self._store(self._encoder.encode(None))
@@ -196,10 +224,19 @@ class SegmentWriter:
             first_pts=min(self._times),
             reorder=max(place - rank[pts] for place, pts in enumerate(self._times)),
             headers=headers,
+            state=self._write_state(state) if state else None,
         )
         self._draft.replace(self._folder.path / segment.file)
         self._encoder, self._file, self._times, self._count = None, None, [], 0
         self._folder.add(segment)
+
+    def _write_state(self, state: State) -> str:
+        name = f"{len(self._folder.segments):06d}.npz"
+        with (self._folder.path / name).open("wb") as file:
+            np.savez(file, allow_pickle=False, **state)
+            file.flush()
+            os.fsync(file.fileno())
+        return name
 
 
 def header_digest(encoder: VideoCodecContext) -> str:

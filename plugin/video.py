@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import torch
 
@@ -33,14 +33,13 @@ from splatmend.plugin.clip import PICTURE_SUFFIXES, Clip, number_pattern, open_c
 from splatmend.plugin.compare import CompareMode, compare, compared_size
 from splatmend.plugin.encode import Encoding, EncodingOptions, plan_encoding
 from splatmend.plugin.mux import write_pictures, write_video
+from splatmend.plugin.pipeline import run_stages
 from splatmend.plugin.reader import ClipReader
-from splatmend.plugin.segments import SegmentWriter, WorkFolder
-from splatmend.plugin.stages import Channel
+from splatmend.plugin.segments import SegmentWriter, State, WorkFolder
 from splatmend.plugin.streams import Window
+from splatmend.temporal import FlowEstimator, Stream, TemporalOptions
 
 __all__ = ["VideoOptions", "VideoSummary", "restore_video"]
-
-_WAITING = 2  # batches between two stages: enough to overlap, little enough to be bounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +62,8 @@ class VideoOptions:
     """Side in pixels of the tiles for pictures too large for memory; None cuts nothing."""
     restore: RestoreOptions = field(default_factory=RestoreOptions)
     """Strength, colour lock and matte."""
+    temporal: TemporalOptions | None = None
+    """Give the restorer memory along the clip; None restores every frame alone."""
     compare: CompareMode | None = None
     """Write input and result side by side, or as a wipe."""
     encoding: EncodingOptions = field(default_factory=EncodingOptions)
@@ -136,7 +137,7 @@ def restore_video(
     resumed = folder.frames
     reader = ClipReader(job.clip, start=options.start, duration=options.duration, skip=resumed)
     with _kept_if_useful(folder):
-        _run_stages(job, reader, folder, progress)
+        _restore_rest(job, reader, folder, progress)
         warnings = _finish(job, reader, folder)
     if reader.damage:
         raise DamagedInputError(_describe_damage(job, reader, folder.frames))
@@ -173,6 +174,8 @@ class _Job:
     clip: Clip
     target: Path
     restorer: Restorer
+    stream: Stream | None
+    """The restorer with memory, if it has one."""
     options: VideoOptions
     encoding: Encoding
     batch: int
@@ -183,18 +186,23 @@ class _Job:
         if not self.encoding.alpha and frames[0].alpha is not None:
             frames = [_on_matte(f, self.options.restore.matte) for f in frames]
         try:
-            restored = restore_frames(self.restorer, frames, self.options.restore)
+            if self.stream is None:
+                restored = restore_frames(self.restorer, frames, self.options.restore)
+            else:
+                restored = self.stream.restore(frames)
         except torch.OutOfMemoryError as error:
             raise InputError(
                 f"{self.restorer.device} has not enough memory for {len(frames)} frames of "
                 f"{frames[0].size[1]}x{frames[0].size[0]}: use a smaller --batch, or --tile 512"
             ) from error
-        # A stabiliser takes its place here: it sees every restored frame once, in order. Its
-        # state would have to be kept with each segment, for --resume to go on from there.
         if self.options.compare is None:
             return restored
         mode = self.options.compare
         return [compare(a, b, mode) for a, b in zip(frames, restored, strict=True)]
+
+    def remembered(self) -> State:
+        """What the stream knows after the batches so far: a resumed run starts with it."""
+        return {} if self.stream is None else self.stream.export_state()
 
 
 def _prepare(source: Path, target: Path, restorer: Restorer, options: VideoOptions) -> _Job:
@@ -211,10 +219,13 @@ def _prepare(source: Path, target: Path, restorer: Restorer, options: VideoOptio
         keyframe_distance=length,
     )
     encoding.open()  # an encoder that does not work should say so before the first frame
+    tiled = Tiled(restorer, options.tile) if options.tile else restorer
+    temporal = options.temporal
     return _Job(
         clip=clip,
         target=target,
-        restorer=Tiled(restorer, options.tile) if options.tile else restorer,
+        restorer=tiled,
+        stream=None if temporal is None else Stream(tiled, options.restore, temporal),
         options=options,
         encoding=encoding,
         batch=batch,
@@ -253,6 +264,7 @@ def _fingerprint(job: _Job) -> dict[str, Any]:
         "batch": job.batch,
         "segment_frames": job.segment_frames,
         "model": f"{job.restorer.name} {_probe(job.restorer)}",
+        "motion": None if job.stream is None else _probe_motion(job.stream.flow),
         "ffmpeg": repr(av.library_versions),
     }
 
@@ -265,72 +277,32 @@ def _probe(restorer: Restorer) -> str:
     return hashlib.sha256(from_tensor(result, np.float32)[0].tobytes()).hexdigest()[:16]
 
 
-def _run_stages(
+def _probe_motion(flow: FlowEstimator) -> str:
+    """Digest of the motion it finds in a fixed picture that shifts, and its library's version."""
+    levels = np.arange(128 * 128 * 3, dtype=np.uint32) // 5 * 2654435761 >> 24
+    picture: Any = cv2.blur(levels.astype(np.uint8).reshape(128, 128, 3), (9, 9))
+    found = flow.between(picture, np.roll(picture, 3, 1))
+    return f"opencv {cv2.__version__} {hashlib.sha256(found.tobytes()).hexdigest()[:16]}"
+
+
+def _restore_rest(
     job: _Job,
     reader: ClipReader,
     folder: WorkFolder,
     progress: Callable[[int, int | None], None] | None,
 ) -> None:
-    """Decode and encode on threads of their own; restore on the calling one."""
-    decoded: Channel[list[Frame]] = Channel(_WAITING)
-    restored: Channel[list[Frame]] = Channel(_WAITING)
-    encoder = _EncodeStage(SegmentWriter(folder, job.encoding, job.segment_frames), restored)
-    decoder = Thread(target=decoded.feed, args=(_batches(reader, job.batch),), daemon=True)
+    """Restore and encode what no earlier run did, with what its stream remembered."""
+    if job.stream is not None:
+        job.stream.import_state(folder.state)
     expected = _expected_frames(job)
-    done = folder.frames
-    decoder.start()
-    encoder.thread.start()
-    try:
-        for frames in decoded:
-            if not restored.put(job.mend(frames)):
-                break  # the encoder has failed and says why below
-            done += len(frames)
-            if progress:
-                progress(done, expected)
-        restored.close()
-        encoder.thread.join()
-    finally:
-        decoded.stop()
-        restored.stop()
-        decoder.join()
-        encoder.thread.join()
-        encoder.writer.close()
-    if encoder.error:
-        raise encoder.error
-
-
-class _EncodeStage:
-    """The last stage: writes batches until the channel is closed or something fails."""
-
-    def __init__(self, writer: SegmentWriter, batches: Channel[list[Frame]]) -> None:
-        self.writer = writer
-        self.error: BaseException | None = None
-        self.thread = Thread(target=self._run, daemon=True)
-        self._batches = batches
-
-    def _run(self) -> None:
-        try:
-            for frames in self._batches:
-                for frame in frames:
-                    self.writer.write(frame)
-            if not self._batches.stopped:
-                self.writer.finish()
-        except BaseException as error:  # raised again on the calling thread
-            self.error = error
-            self._batches.stop()
-
-
-def _batches(reader: ClipReader, size: int) -> Iterator[list[Frame]]:
-    batch: list[Frame] = []
-    for frame in reader:
-        if frame is None:
-            continue  # encoded in an earlier run
-        batch.append(frame)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    run_stages(
+        reader,
+        job.mend,
+        job.remembered,
+        SegmentWriter(folder, job.encoding, job.segment_frames),
+        batch=job.batch,
+        progress=lambda done: progress(done, expected) if progress else None,
+    )
 
 
 def _finish(job: _Job, reader: ClipReader, folder: WorkFolder) -> list[str]:

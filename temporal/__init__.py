@@ -1,10 +1,13 @@
-"""Motion along a stream: flow, warping, the temporal loss and the measures of steadiness.
+"""Memory along a stream: motion, warping, the stabiliser, its loss and its measures.
 
 Imports core.
 
 warp        move a picture along backward flow; the package's one definition of motion
 validity    where motion may be trusted
 flow        FlowEstimator: OpenCV's DIS, torchvision's RAFT
+stabilizer  one step: a residual fused with the last one
+cuts        where one scene ends
+stream      Stream: a restorer with memory, for files and for live frames
 loss        the temporal loss of training
 measures    warping error, tLPIPS, tOF, flicker, drift, jitter, lag, seams
 """
@@ -17,6 +20,8 @@ from splatmend.temporal.loss import (
     temporal_loss,
 )
 from splatmend.temporal.measures import ClipMeasures, MeasureOptions, TemporalMeasures
+from splatmend.temporal.stabilizer import TemporalOptions
+from splatmend.temporal.stream import Stream
 from splatmend.temporal.validity import (
     alphas_agree,
     depths_agree,
@@ -31,7 +36,9 @@ __all__ = [
     "FlowEstimator",
     "MeasureOptions",
     "RaftFlow",
+    "Stream",
     "TemporalMeasures",
+    "TemporalOptions",
     "alphas_agree",
     "chain_motion",
     "depths_agree",

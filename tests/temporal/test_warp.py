@@ -8,7 +8,7 @@ import torch
 
 from splatmend.core import InputError
 from splatmend.temporal import warp
-from splatmend.temporal.warp import warp_arrays
+from splatmend.temporal.warp import warp_array
 
 
 def rotation(height, width, degrees, zoom=1.0):
@@ -75,11 +75,11 @@ def test_flow_that_is_not_finite_is_outside_and_harms_nothing():
         warped, inside = warp(torch.rand(1, 3, 6, 6), flow, mode=mode)
         assert warped.isfinite().all()
         assert inside.sum() == 33
-    planes, inside = warp_arrays(
-        [np.random.default_rng(0).random((6, 6, 3), np.float32)], flow[0].permute(1, 2, 0).numpy()
-    )
-    assert np.isfinite(planes[0]).all()
-    assert inside.sum() == 33
+    plane = np.random.default_rng(0).random((6, 6, 3), np.float32)
+    motion = flow[0].permute(1, 2, 0).numpy()
+    assert np.isfinite(warp_array(plane, motion)).all()
+    beyond = (warp_array(plane, motion, beyond=(-1, -1, -1)) == -1).all(-1)
+    assert np.array_equal(~beyond, inside[0, 0])
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
@@ -95,17 +95,20 @@ def test_arrays_are_warped_like_tensors(size):
     picture = rng.random((*size, 3)).astype(np.float32)
     motion = rng.normal(0, 4, (*size, 2)).astype(np.float32)
     motion[: size[0] // 2] = 0
-    (color, gray, bytes_), inside = warp_arrays(
-        [picture, picture[..., 0].copy(), (picture * 255).astype(np.uint8)], motion
-    )
     flow = torch.from_numpy(motion).permute(2, 0, 1)[None]
-    warped, mask = warp(torch.from_numpy(picture).permute(2, 0, 1)[None], flow)
+    warped, inside = warp(torch.from_numpy(picture).permute(2, 0, 1)[None], flow)
+    color = warp_array(picture, motion)
     assert np.allclose(color, warped[0].permute(1, 2, 0), atol=1e-4)
-    assert np.allclose(gray, warped[0, 0], atol=1e-4)
-    assert np.abs(bytes_ - 255 * color).max() < 2
-    assert np.array_equal(inside, mask[0, 0])
+    assert np.allclose(warp_array(picture[..., 0].copy(), motion), warped[0, 0], atol=1e-4)
+    in_bytes = warp_array((picture * 255).astype(np.uint8), motion)
+    assert np.abs(in_bytes - 255 * color).max() < 2
     still = motion[..., 0] == 0
     assert np.array_equal(color[still], picture[still])
+    marked = warp_array(picture, motion, beyond=(-9, -9, -9))
+    inside = inside[0, 0].numpy()
+    assert np.allclose(marked[inside], color[inside], atol=1e-4)
+    assert (marked[~inside] < color[~inside]).all()
+    assert np.array_equal(marked[still], picture[still])
 
 
 def test_what_does_not_fit_is_refused():

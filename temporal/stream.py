@@ -1,0 +1,253 @@
+"""A restorer with memory along one stream: the same for a file and for a live renderer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from splatmend.core import (
+    Frame,
+    InputError,
+    RestoreOptions,
+    Restorer,
+    from_tensor,
+    restore_pixels,
+    to_tensor,
+)
+from splatmend.core.restore import LaidOut, lay_out, take_back
+from splatmend.temporal.cuts import is_cut
+from splatmend.temporal.flow import FlowEstimator, load_flow
+from splatmend.temporal.stabilizer import (
+    Memory,
+    TemporalOptions,
+    apply,
+    carry,
+    fuse,
+    gain_map,
+    place,
+    to_residual,
+)
+
+__all__ = ["Stream"]
+
+Box = tuple[slice, slice]
+Plane = NDArray[np.float32]
+State = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Last:
+    """Everything a stream remembers: its last frame and what became of it."""
+
+    frame: Frame
+    """As it came, in copies of its own."""
+    color: NDArray[Any]
+    """The answer's colour."""
+    box: Box
+    """The part of the frame that was restored; `memory` has its size."""
+    memory: Memory
+    repeats: int = 0
+    """How many times in a row the answer was given again."""
+
+
+class Stream:
+    """Restores the frames of one source in order, each with what the last one left.
+
+    Causal, and bounded: it keeps the last frame, its answer and one residual. The network
+    sees one frame at a time, so that the answers depend on the frames alone and not on how
+    they were grouped. Starts anew on a cut, another size, dtype or kind of alpha, another
+    `stream_id`, and a step of `pts` beyond `TemporalOptions.max_gap`.
+
+    A frame whose visible picture is byte for byte the last one gets the last answer,
+    without the network. Not for two threads at once.
+    """
+
+    def __init__(
+        self,
+        restorer: Restorer,
+        restore_options: RestoreOptions | None = None,
+        temporal_options: TemporalOptions | None = None,
+    ) -> None:
+        self._restorer = restorer
+        self._restore = restore_options or RestoreOptions()
+        self._temporal = temporal_options or TemporalOptions()
+        self.flow: FlowEstimator = load_flow(self._temporal.flow, device=restorer.device)
+        """Finds the motion of frames that bring none."""
+        self._last: _Last | None = None
+
+    def reset(self) -> None:
+        """Forget everything; the next frame is restored as a frame alone."""
+        self._last = None
+
+    def restore(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Restore frames in the order of the stream; every plane but colour is passed through.
+
+        Raises:
+            InputError: the restorer's device has no estimator, or a frame does not fit.
+        """
+        return [self._next(frame) for frame in frames]
+
+    def export_state(self) -> State:
+        """The memory as arrays that belong to the caller; empty before the first frame.
+
+        A stream with the same restorer and options that imports it goes on to the same bytes.
+        """
+        last = self._last
+        if last is None:
+            return {}
+        frame, pts = last.frame, last.frame.pts
+        planes = {"alpha": frame.alpha, "depth": frame.depth}
+        premultiplied = frame.alpha_kind == "premultiplied"
+        numbers = [last.memory.age, last.repeats, pts is not None, pts or 0, premultiplied]
+        state = {
+            "input": frame.color,
+            **{name: plane for name, plane in planes.items() if plane is not None},
+            "output": last.color,
+            "residual": last.memory.residual[..., :3],
+            "numbers": np.array(numbers, np.int64),
+            "stream_id": np.array(frame.stream_id),
+        }
+        return {name: array.copy() for name, array in state.items()}
+
+    def import_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take up what `export_state` gave.
+
+        Raises:
+            InputError: it is not a state, or not of this release.
+        """
+        self.reset()
+        if not state:
+            return
+        try:
+            self._last = _last_of(state, self._restore, self._restorer.device)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"this is no state of a stream ({error!r}): pass what export_state returned"
+            ) from error
+
+    def _next(self, frame: Frame) -> Frame:
+        if self._restore.strength == 0:
+            return frame
+        last = self._last
+        if last is not None and not self._follows(frame, last.frame):
+            last = None
+        still = last is not None and _looks_same(frame, last)
+        if last is not None and still and last.repeats + 1 < self._temporal.refresh:
+            return self._repeat(frame, last)
+        laid_out = lay_out(frame, self._restore, self._restorer.device)
+        if laid_out is None:  # nothing is visible, so there is nothing to remember
+            self.reset()
+            return frame
+        restored = restore_pixels(self._restorer, laid_out.rgb, self._restore)
+        picture, age = _pixels(laid_out.rgb), 0 if last is None else last.memory.age + 1
+        own, planes = _own(frame), to_residual(restored[0].float().cpu().numpy(), picture)
+        memory = _remember(own, laid_out, planes, age)
+        fused = self._fuse(frame, laid_out.box, memory, last, still=still)
+        if fused is not None:
+            mended = torch.from_numpy(apply(picture, fused.residual)).permute(2, 0, 1)[None]
+            restored, memory = mended.clamp_(0, 1).to(restored.device), fused
+        answer = take_back(frame, laid_out, restored)
+        # a network that overflows once must not spoil the rest of the stream
+        sound = np.isfinite(cv2.norm(memory.residual))
+        self._last = _Last(own, answer.color.copy(), laid_out.box, memory) if sound else None
+        return answer
+
+    def _fuse(
+        self, frame: Frame, box: Box, now: Memory, last: _Last | None, *, still: bool
+    ) -> Memory | None:
+        """`now` with the fused residual; None where there is nothing to fuse with."""
+        if last is None or self._temporal.gain == 0:
+            return None
+        memory = last.memory
+        if last.box != box:
+            memory = place(memory, last.box, box, ground=self._restore.matte)
+        motion = None
+        if not still and frame.motion is not None:
+            motion = _float32(frame.motion[box])
+        elif not still:
+            motion = self.flow.between(memory.seen, now.seen)
+        carried = carry(memory, motion, now)
+        if is_cut(carried.apart, now.brightness):
+            return None
+        return fuse(now, carried, gain_map(carried, now, self._temporal))
+
+    def _follows(self, frame: Frame, last: Frame) -> bool:
+        """Whether a frame can be the next one, as far as its labels say."""
+        kinds = [(f.size, f.color.dtype, f.alpha is None, f.alpha_kind) for f in (frame, last)]
+        if kinds[0] != kinds[1] or frame.stream_id != last.stream_id:
+            return False
+        longest = self._temporal.max_gap
+        if longest is None or frame.pts is None or last.pts is None:
+            return True
+        return 0 < frame.pts - last.pts <= longest
+
+    def _repeat(self, frame: Frame, last: _Last) -> Frame:
+        """The last answer again; beyond the alpha box, where nothing is visible, the input."""
+        color = frame.color.copy()
+        color[last.box] = last.color[last.box]
+        seen = replace(last.frame, pts=frame.pts)
+        self._last = replace(last, frame=seen, repeats=last.repeats + 1)
+        return frame.with_color(color)
+
+
+def _last_of(
+    state: Mapping[str, NDArray[Any]], options: RestoreOptions, device: torch.device
+) -> _Last:
+    """The inverse of `Stream.export_state`; what is missing there follows from the frame."""
+    age, repeats, has_pts, pts, premultiplied = (int(n) for n in state["numbers"])
+    frame = Frame(
+        color=state["input"].copy(),
+        alpha=state["alpha"].copy() if "alpha" in state else None,
+        alpha_kind="premultiplied" if premultiplied else "straight",
+        depth=state["depth"].copy() if "depth" in state else None,
+        pts=pts if has_pts else None,
+        stream_id=str(state["stream_id"]),
+    )
+    laid_out = lay_out(frame, options, device)
+    if laid_out is None or state["residual"].shape != (*laid_out.rgb.shape[-2:], 3):
+        raise ValueError("planes of several sizes")
+    residual: Any = cv2.cvtColor(state["residual"], cv2.COLOR_RGB2RGBA)
+    brightness: Any = cv2.cvtColor(_pixels(laid_out.rgb), cv2.COLOR_RGB2GRAY)
+    memory = _remember(frame, laid_out, (residual, brightness), age)
+    return _Last(frame, state["output"].copy(), laid_out.box, memory, repeats)
+
+
+def _looks_same(frame: Frame, last: _Last) -> bool:
+    """Whether what is visible of a frame is byte for byte what the last one showed."""
+    pairs = [(frame.color[last.box], last.frame.color[last.box])]
+    if frame.alpha is not None and last.frame.alpha is not None:
+        pairs.append((frame.alpha, last.frame.alpha))
+    # a few rows tell most frames apart for next to nothing
+    return all(np.array_equal(a[::16], b[::16]) and np.array_equal(a, b) for a, b in pairs)
+
+
+def _remember(frame: Frame, laid_out: LaidOut, planes: tuple[Plane, Plane], age: int) -> Memory:
+    """What a frame leaves to the next, of its box; `frame` belongs to the stream."""
+    box = laid_out.box
+    opaque = frame.alpha is None and frame.color.dtype == np.uint8
+    seen = frame.color if opaque else from_tensor(laid_out.rgb, np.uint8)[0]
+    alpha = None if frame.alpha is None else _pixels(to_tensor([frame.alpha[box]]))
+    depth = None if frame.depth is None else frame.depth[box]
+    return Memory(seen, *planes, alpha, depth, age)
+
+
+def _own(frame: Frame) -> Frame:
+    """Copies of the planes that are kept: a renderer may write its next frame into the same."""
+    alpha, depth = (None if p is None else p.copy() for p in (frame.alpha, frame.depth))
+    return replace(frame, color=frame.color.copy(), alpha=alpha, depth=depth, motion=None)
+
+
+def _pixels(picture: Tensor) -> NDArray[np.float32]:
+    """(1, c, h, w) on any device -> (h, w, c) float32; (h, w) where c is 1."""
+    return from_tensor(picture, np.float32)[0]
+
+
+def _float32(motion: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    if motion.dtype == np.float16:  # numpy itself is slow at these
+        return torch.from_numpy(motion.copy()).float().numpy()
+    return motion.astype(np.float32, order="C")

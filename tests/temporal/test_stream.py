@@ -1,0 +1,433 @@
+"""A restorer with memory: the same for any grouping, causal, bounded, and never lagging."""
+
+import io
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from splatmend.core import (
+    Frame,
+    InputError,
+    RestoreOptions,
+    available_restorers,
+    from_tensor,
+    load_restorer,
+    restore_frames,
+)
+from splatmend.temporal import Stream, TemporalOptions
+
+SIZE = (96, 128)
+
+
+class Boiling:
+    """A restorer whose detail depends on every bit of a frame, as that of a network may."""
+
+    name, multiple, reach, keeps_colors = "boiling", 1, 0, True
+    device = torch.device("cpu")
+
+    def __init__(self, strength=0.04):
+        self.strength = strength
+        self.calls = 0
+
+    def __call__(self, rgb):
+        self.calls += 1
+        noisy = []
+        for color in from_tensor(rgb, np.uint8):
+            rng = np.random.default_rng(np.frombuffer(color.tobytes(), np.uint8).astype(int).sum())
+            grain = rng.normal(size=color.shape).astype(np.float32)
+            noisy.append(torch.from_numpy(cv2.GaussianBlur(grain, (0, 0), 1)).permute(2, 0, 1))
+        return (rgb + self.strength * torch.stack(noisy)).clamp(0, 1)
+
+
+def texture(seed=0, size=(160, 192)):
+    rng = np.random.default_rng(seed)
+    field = cv2.GaussianBlur(rng.normal(size=(*size, 3)).astype(np.float32), (0, 0), 3)
+    return np.clip(128 + 45 * field / field.std(), 0, 255).astype(np.uint8)
+
+
+def clip(count=8, *, motion=True, **planes):
+    """A texture that moves 2 pixels to the left and 1 up each frame."""
+    picture = texture()
+    flow = np.zeros((*SIZE, 2), np.float32)
+    flow[..., 0], flow[..., 1] = 2, 1
+    return [
+        Frame(
+            color=picture[i : i + SIZE[0], 2 * i : 2 * i + SIZE[1]],
+            motion=flow if motion else None,
+            pts=i,
+            **planes,
+        )
+        for i in range(count)
+    ]
+
+
+def alpha_clip(count=6, kind="straight"):
+    """The texture on an ellipse that moves across several alpha boxes."""
+    y, x = np.mgrid[:256, :320]
+    picture = texture(2, (256, 320))
+    frames = []
+    for i in range(count):
+        inside = np.hypot((x - 90 - 12 * i) / 40, (y - 120) / 60)
+        alpha = np.clip((1.1 - inside) * 1000, 0, 255).astype(np.uint8)
+        color = np.roll(picture, 12 * i, 1)
+        if kind == "premultiplied":
+            color = (color * (alpha[..., None] / 255)).astype(np.uint8)
+        frames.append(Frame(color=color, alpha=alpha, alpha_kind=kind, pts=i))
+    return frames
+
+
+def colors(frames):
+    return [f.color.tobytes() for f in frames]
+
+
+def stream(restorer=None, **options):
+    return Stream(restorer or Boiling(), None, TemporalOptions(**options))
+
+
+def flicker(frames):
+    """Mean change along the motion of `clip`, beyond the border."""
+    moved = [
+        np.abs(b.color[:-1, :-2].astype(float) - a.color[1:, 2:]).mean()
+        for a, b in pairwise(frames)
+    ]
+    return np.mean(moved)
+
+
+@pytest.mark.parametrize("motion", [True, False], ids=["supplied", "estimated"])
+def test_detail_moves_with_the_picture_instead_of_boiling(motion):
+    frames = clip(10, motion=motion)
+    alone = restore_frames(Boiling(), frames)
+    steady = stream().restore(frames)
+    assert flicker(steady) < 0.45 * flicker(alone)
+    sharp, before = (
+        np.mean([cv2.Laplacian(f.color, cv2.CV_32F).std() for f in s]) for s in (steady, alone)
+    )
+    assert sharp > 0.85 * before
+
+
+def test_every_plane_but_colour_is_passed_through():
+    frames = clip(3, depth=np.ones(SIZE, np.float32), stream_id="a")
+    for before, after in zip(frames, stream().restore(frames), strict=True):
+        assert after.depth is before.depth
+        assert after.motion is before.motion
+        assert (after.pts, after.stream_id) == (before.pts, "a")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_the_first_frame_is_restored_as_a_frame_alone(dtype):
+    top = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    color = (texture()[: SIZE[0], : SIZE[1]] / 255 * top).astype(dtype)
+    frame = Frame(color=color)
+    answers = stream().restore([frame, Frame(color=np.roll(color, 2, 1))])
+    assert np.array_equal(answers[0].color, restore_frames(Boiling(), [frame])[0].color)
+    assert answers[1].color.dtype == dtype
+    assert not np.array_equal(answers[1].color, answers[0].color)
+
+
+@pytest.mark.parametrize("frames", [clip(7), clip(7, motion=False), alpha_clip(7)])
+def test_grouping_changes_nothing_and_the_future_neither(frames):
+    whole = stream().restore(frames)
+    one_by_one, grouped = stream(), stream()
+    assert colors(whole) == [one_by_one.restore([f])[0].color.tobytes() for f in frames]
+    parts = [grouped.restore(part) for part in (frames[:3], [], frames[3:5], frames[5:])]
+    assert colors(whole) == colors([f for part in parts for f in part])
+    assert colors(whole[:4]) == colors(stream().restore(frames[:4]))
+
+
+@pytest.mark.parametrize("frames", [clip(6), clip(6, motion=False), alpha_clip(6, "premultiplied")])
+@pytest.mark.parametrize("at", [1, 4])
+def test_a_state_that_is_taken_up_goes_on_to_the_same_bytes(frames, at):
+    still = [*frames[:at], frames[at - 1], *frames[at:]]  # the state may lie between two equal ones
+    whole = stream().restore(still)
+    first = stream()
+    first.restore(still[:at])
+    file = io.BytesIO()
+    np.savez(file, **first.export_state())
+    file.seek(0)
+    second = stream()
+    second.import_state(np.load(file, allow_pickle=False))
+    assert colors(whole[at:]) == colors(second.restore(still[at:]))
+
+
+def test_states_belong_to_the_caller():
+    frames = clip(4)
+    whole, one = stream().restore(frames), stream()
+    one.restore(frames[:2])
+    state = one.export_state()
+    other = stream()
+    other.import_state(state)
+    for array in state.values():
+        if array.dtype.kind in "fu":
+            array[...] = 0
+    assert colors(whole[2:]) == colors(other.restore(frames[2:]))
+    assert colors(whole[2:]) == colors(one.restore(frames[2:]))
+    assert stream().export_state() == {}
+    one.import_state({})
+    assert one.export_state() == {}
+
+
+def test_what_is_no_state_is_refused():
+    state = stream()
+    state.restore(clip(2))
+    good = state.export_state()
+    for name in ("residual", "input", "numbers", "output"):
+        with pytest.raises(InputError, match="no state of a stream"):
+            stream().import_state({k: v for k, v in good.items() if k != name})
+    with pytest.raises(InputError, match="several sizes"):
+        stream().import_state({**good, "residual": good["residual"][1:]})
+
+
+def test_a_renderer_may_reuse_its_buffers_and_a_caller_draw_on_answers():
+    frames, buffer = clip(5, motion=False), np.empty((*SIZE, 3), np.uint8)
+    whole, one = colors(stream().restore([*frames, frames[-1]])), stream()
+    for frame, expected in zip([*frames, frames[-1]], whole, strict=True):
+        buffer[:] = frame.color
+        answer = one.restore([Frame(color=buffer)])[0]
+        assert answer.color.tobytes() == expected
+        answer.color[:] = 0
+        buffer[:] = 0
+
+
+def test_planes_that_cannot_be_written_are_fine():
+    frames = clip(3, depth=np.ones(SIZE, np.float32))
+    for frame in frames:
+        for plane in (frame.color, frame.motion, frame.depth):
+            plane.flags.writeable = False
+    assert len(stream().restore(frames)) == 3
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.dtype(">f4")])
+def test_motion_may_be_of_any_float_type(dtype):
+    frames = clip(4)
+    other = [Frame(color=f.color, motion=f.motion.astype(dtype), pts=f.pts) for f in frames]
+    assert colors(stream().restore(frames)) == colors(stream().restore(other))
+
+
+def test_motion_that_is_not_finite_counts_as_none():
+    frames = clip(3)
+    broken = frames[1].motion.copy()
+    broken[10:20], broken[30:40] = np.nan, np.inf
+    frames[1] = Frame(color=frames[1].color, motion=broken, pts=1)
+    alone = restore_frames(Boiling(), frames)[1].color
+    answer = stream().restore(frames)[1].color
+    assert np.abs(answer[12:18].astype(int) - alone[12:18]).max() <= 1
+    assert np.abs(answer[60:].astype(int) - alone[60:]).max() > 3
+
+
+class TestIdle:
+    def test_the_same_picture_gets_the_last_answer_without_the_network(self):
+        restorer = Boiling()
+        one = stream(restorer)
+        frames = clip(2)
+        same = [Frame(color=frames[1].color.copy(), pts=i) for i in range(2, 9)]
+        answers = one.restore([*frames, *same])
+        assert restorer.calls == 2
+        assert set(colors(answers[1:])) == {answers[1].color.tobytes()}
+        assert [f.pts for f in answers] == list(range(9))
+        assert answers[2].color is not answers[3].color
+        changed = same[0].color.copy()
+        changed[5, 5, 1] ^= 1
+        one.restore([Frame(color=changed)])
+        assert restorer.calls == 3
+
+    def test_every_so_many_frames_it_is_restored_again(self):
+        restorer = Boiling()
+        stream(restorer, refresh=5).restore(clip(1) * 11)
+        assert restorer.calls == 3
+        restorer = Boiling()
+        stream(restorer, refresh=1).restore(clip(1) * 4)
+        assert restorer.calls == 4
+
+    def test_only_what_is_visible_counts(self):
+        frame, restorer = alpha_clip(1)[0], Boiling()
+        hidden = frame.color.copy()
+        hidden[0, -5:] = 77  # far outside the alpha box
+        one = stream(restorer)
+        first, second = one.restore([frame, frame.with_color(hidden)])
+        assert restorer.calls == 1
+        visible = frame.alpha > 0
+        assert np.array_equal(second.color[visible], first.color[visible])
+        assert np.array_equal(second.color[~visible], hidden[~visible])
+        alpha = frame.alpha.copy()
+        alpha[120, 90] -= 1
+        one.restore([Frame(color=frame.color, alpha=alpha)])
+        assert restorer.calls == 2
+
+    def test_a_flat_colour_costs_no_memory_of_before(self):
+        flat = [Frame(color=np.full((*SIZE, 3), 90, np.uint8))] * 3
+        answers = stream(refresh=1).restore(flat)
+        assert np.array_equal(answers[0].color, restore_frames(Boiling(), flat[:1])[0].color)
+
+
+class TestReset:
+    def begins_anew(self, before, after, **options):
+        """Whether `after` is restored as if it were the first frame."""
+        answer = stream(**options).restore([*before, after])[-1]
+        return answer.color.tobytes() == stream(**options).restore([after])[0].color.tobytes()
+
+    def test_a_neighbouring_frame_goes_on(self):
+        frames = clip(3)
+        assert not self.begins_anew(frames[:2], frames[2])
+
+    def test_a_cut(self):
+        other = Frame(color=texture(9)[: SIZE[0], : SIZE[1]])
+        assert self.begins_anew(clip(3), other)
+        assert self.begins_anew(clip(3, motion=False), other)
+        still = np.zeros((*SIZE, 2), np.float32)
+        assert self.begins_anew(clip(3), Frame(color=other.color, motion=still))
+
+    def test_another_size_dtype_or_alpha(self):
+        before, after = clip(2), clip(3)[2]
+        small = Frame(color=after.color[:-1].copy())
+        deep = Frame(color=after.color.astype(np.uint16) * 257)
+        alpha = np.full(SIZE, 255, np.uint8)
+        clear = Frame(color=after.color, alpha=alpha)
+        premultiplied = Frame(color=after.color, alpha=alpha, alpha_kind="premultiplied")
+        for frame in (small, deep, clear):
+            assert self.begins_anew(before, frame)
+        assert self.begins_anew([clear], premultiplied)
+        assert self.begins_anew([clear], after)
+
+    def test_another_stream(self):
+        after = clip(3)[2]
+        assert self.begins_anew(clip(2), Frame(color=after.color, stream_id="other"))
+
+    def test_a_gap_if_told(self):
+        frames = clip(6, motion=False)
+        assert not self.begins_anew(frames[:2], frames[3], max_gap=2)
+        assert self.begins_anew(frames[:2], frames[3], max_gap=1)
+        assert self.begins_anew(frames[:3], frames[1], max_gap=9)
+        assert not self.begins_anew(frames[:2], frames[3])
+        unknown = Frame(color=frames[2].color)
+        assert not self.begins_anew(frames[:2], unknown, max_gap=1)
+
+    def test_explicit(self):
+        frames, one = clip(3), stream()
+        one.restore(frames[:2])
+        one.reset()
+        assert colors(one.restore(frames[2:])) == colors(stream().restore(frames[2:]))
+
+    def test_nothing_visible(self):
+        frames = alpha_clip(2)
+        empty = Frame(color=frames[0].color, alpha=np.zeros_like(frames[0].alpha))
+        one = stream()
+        answer = one.restore([frames[0], empty])[1]
+        assert np.array_equal(answer.color, empty.color)
+        assert one.export_state() == {}
+
+
+def test_a_local_change_is_followed_at_once():
+    frames = clip(8)
+    alone = restore_frames(Boiling(0.02), frames)
+    patch = (slice(30, 60), slice(40, 90))
+    changed = []
+    for index, frame in enumerate(frames):
+        color = frame.color.copy()
+        if index >= 4:
+            color[patch] = texture(7)[patch]
+        changed.append(Frame(color=color, motion=frame.motion, pts=index))
+    alone = restore_frames(Boiling(0.02), changed)
+    steady = Stream(Boiling(0.02)).restore(changed)
+    for index in (4, 5):
+        error, before = (
+            np.abs(s[index].color[patch].astype(float) - changed[index].color[patch]).mean()
+            for s in (steady, alone)
+        )
+        assert error < 1.05 * before
+    inner = (slice(34, 56), slice(44, 86))
+    step = np.abs(steady[4].color[inner].astype(float) - alone[4].color[inner]).mean()
+    assert (
+        step < 0.35 * np.abs(alone[4].color[inner].astype(float) - changed[4].color[inner]).mean()
+    )
+
+
+def test_nothing_outlives_its_age():
+    class Glitch(Boiling):
+        """Restores its first frame to something else."""
+
+        def __call__(self, rgb):
+            result = super().__call__(rgb)
+            glitch = self.calls == 1 and self.broken
+            return (result + 0.1 * (result - 0.5).sign()).clamp(0, 1) if glitch else result
+
+    answers = []
+    for broken in (False, True):
+        restorer = Glitch()
+        restorer.broken = broken
+        frames = clip(24)
+        frames = [f for f in [*frames, *frames[::-1][1:]] for _ in range(1)]
+        answers.append(stream(restorer, gain=0.99, max_age=8).restore(frames))
+    first, last = (
+        np.abs(answers[0][i].color.astype(float) - answers[1][i].color).mean() for i in (0, -1)
+    )
+    assert first > 10
+    assert last < 0.05
+
+
+def test_a_network_that_overflows_once_spoils_one_frame():
+    class Overflowing(Boiling):
+        def __call__(self, rgb):
+            result = super().__call__(rgb)
+            return result * torch.nan if self.calls == 2 else result
+
+    frames = clip(4)
+    with np.errstate(invalid="ignore"):
+        answers = stream(Overflowing()).restore(frames)
+    assert colors(answers[2:]) == colors(stream().restore(frames[2:]))
+
+
+@pytest.mark.parametrize("kind", ["straight", "premultiplied"])
+def test_frames_with_alpha(kind):
+    frames = alpha_clip(6, kind)
+    alone = restore_frames_alone(frames)
+    steady = stream().restore(frames)
+    for frame, answer in zip(frames, steady, strict=True):
+        assert answer.alpha is frame.alpha
+        assert np.array_equal(answer.color[frame.alpha == 0], frame.color[frame.alpha == 0])
+    inner = [(slice(90, 150), slice(70 + 12 * i, 110 + 12 * i)) for i in range(6)]
+
+    def boil(answers):
+        shown = [a.color[box].astype(float) for a, box in zip(answers, inner, strict=True)]
+        return np.mean([np.abs(b - a).mean() for a, b in pairwise(shown)])
+
+    assert boil(steady) < 0.6 * boil(alone)
+
+
+def restore_frames_alone(frames):
+    return [restore_frames(Boiling(), [frame])[0] for frame in frames]
+
+
+@pytest.mark.parametrize("name", available_restorers())
+def test_every_restorer_takes_part(name):
+    restorer = load_restorer(name, device="cpu")
+    frames = clip(3)
+    answers = Stream(restorer).restore(frames)
+    alone = restore_frames_one_by_one(restorer, frames)
+    assert np.array_equal(answers[0].color, alone[0].color)
+    # steadied, not replaced: the picture stays what the restorer makes of it
+    assert np.abs(answers[2].color.astype(int) - alone[2].color).mean() < 2
+    if name == "copy":
+        assert colors(answers) == colors(frames)
+
+
+def restore_frames_one_by_one(restorer, frames):
+    return [restore_frames(restorer, [frame])[0] for frame in frames]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (17, 130)])
+def test_any_size(size):
+    rng = np.random.default_rng(0)
+    frames = [Frame(color=rng.integers(0, 255, (*size, 3)).astype(np.uint8)) for _ in range(2)]
+    dim = [Frame(color=frames[0].color // 2 + i) for i in range(3)]
+    assert all(f.size == size for f in stream().restore([*frames, *dim]))
+
+
+def test_strength_zero_and_gain_zero():
+    frames = clip(3)
+    idle = Stream(Boiling(), RestoreOptions(strength=0))
+    assert colors(idle.restore(frames)) == colors(frames)
+    forgetful = stream(gain=0)
+    assert colors(forgetful.restore(frames)) == colors(restore_frames_one_by_one(Boiling(), frames))
