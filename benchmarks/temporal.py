@@ -23,8 +23,8 @@ SIZE = 512
 PARTS = {
     "flow": ["between"],
     "warp": ["carry"],
-    "validity": ["is_cut", "gain_map"],
-    "fuse": ["to_residual", "fuse", "apply"],
+    "validity": ["is_cut", "trust_map"],
+    "fuse": ["remember", "fuse", "revise"],
 }
 
 

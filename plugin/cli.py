@@ -124,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-color-lock", action="store_true", help="let the model change broad colours too")
     add("--temporal", action="store_true", help="steady what is restored from frame to frame")
     add("--temporal-gain", type=float, metavar="G", help="its memory, 0 to below 1 (default: 0.95)")
+    add("--temporal-input-gain", type=float, metavar="G", help="the picture's own (default: 0.7)")
     add("--flow", metavar="F", help="its motion: dis (default), or raft:FILE (torchvision)")
     add("--batch", type=int, metavar="N", help="frames at once (default: 1 on a CPU, else 4)")
     add("--tile", type=int, metavar="PX", help="cut pictures too large for memory into tiles")
@@ -161,12 +162,16 @@ def _rate(text: str) -> Fraction:
 
 
 def _temporal(given: argparse.Namespace) -> TemporalOptions | None:
-    knobs = {"gain": given.temporal_gain, "flow": given.flow}
+    knobs = {
+        "gain": given.temporal_gain,
+        "input_gain": given.temporal_input_gain,
+        "flow": given.flow,
+    }
     chosen = {name: value for name, value in knobs.items() if value is not None}
     if given.temporal:
         return TemporalOptions(**chosen)
     if chosen:
-        raise InputError("--temporal-gain and --flow need --temporal")
+        raise InputError("--temporal-gain, --temporal-input-gain and --flow need --temporal")
     return None
 
 

@@ -6,6 +6,7 @@ warp        move a picture along backward flow; the package's one definition of 
 validity    where motion may be trusted
 flow        FlowEstimator: OpenCV's DIS, torchvision's RAFT
 stabilizer  one step: a residual fused with the last one
+steady      the picture itself without its flicker
 cuts        where one scene ends
 stream      Stream: a restorer with memory, for files and for live frames
 loss        the temporal loss of training

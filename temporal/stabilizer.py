@@ -1,20 +1,22 @@
 """One step of the stabiliser: what the last frame's restoration still says about this one.
 
-Residuals are fused, never pictures: the base is always the current input, so nothing lags and
-nothing ghosts. With r the residual (restored - input), w the last fused residual moved to the
-current frame and g a gain for each pixel,
+A frame is its picture and a residual (restored - input), and each has a memory of its own. With
+r the residual, w the last fused residual moved to the current frame and g a gain for each pixel,
 
-    r <- k ((1 - g) r + g w),    g = gain * valid * exp(-d / tolerance)
+    r <- k ((1 - g) r + g w),    g = gain * trust,    trust = valid * exp(-d / tolerance)
 
 where d is how far the last input, moved likewise, is from the current one. After KEEP (Feng et
 al. 2024, "Kalman-Inspired Feature Propagation for Video Face Super-Resolution"), which fuses codes.
+The picture is steadied likewise, with a stricter trust and within what it shows: see steady.py.
+So nothing lags and nothing ghosts.
 
 k undoes what averaging takes away. The finest detail that a restorer invents hardly agrees
 from frame to frame, so its mean fades to a blur; k brings its energy, in two bands and each
 neighbourhood, back to that of the current frame. Detail then moves with the head instead of
 boiling or fading, and where a restorer does nothing, nothing is left.
 
-Everything here works on arrays on the CPU, where frames come from and go to.
+Everything here works on arrays on the CPU, where frames come from and go to; brightness at full
+size and colour at half, as video coders see it, which halves the work.
 """
 
 from dataclasses import dataclass, replace
@@ -26,8 +28,9 @@ import torch
 from numpy.typing import NDArray
 
 from splatmend.core import InputError
+from splatmend.temporal.steady import refine, steady, stretch
 from splatmend.temporal.validity import alphas_agree, depths_agree
-from splatmend.temporal.warp import warp_array
+from splatmend.temporal.warp import sample_array, sources
 
 cv2: Any = typed_cv2  # its stubs lose every shape and dtype on the way
 
@@ -35,20 +38,22 @@ __all__ = [
     "Carried",
     "Memory",
     "TemporalOptions",
-    "apply",
     "carry",
     "fuse",
-    "gain_map",
     "place",
-    "to_residual",
+    "remember",
+    "revise",
+    "trust_map",
 ]
 
 Plane = NDArray[np.float32]
 Box = tuple[slice, slice]
 
-_MOST = np.float32(2.0)  # most that detail is raised in one frame; it may be lowered to nothing
+_STRICT = 4  # so many times sooner the picture's memory is distrusted
 _BEYOND = -9.0  # brightness of what lies beyond the border: unlike anything
-_QUIET = np.float32(1e-7)  # energy far below what 8 bits show: keeps 0 / 0 at 1
+_TO_RGB = np.array(  # from a difference of YCrCb, without that of Y
+    [[0, 1.403, 0], [0, -0.714, -0.344], [0, 0, 1.773]], np.float32
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +68,9 @@ class TemporalOptions:
     """
 
     gain: float = 0.95
-    """Share of the memory where it is fully trusted, 0 to below 1."""
+    """Share of the restoration's memory where it is fully trusted, 0 to below 1."""
+    input_gain: float = 0.7
+    """The same of the picture's own memory; 0 leaves the input's flicker to the input."""
     tolerance: float = 0.05
     """Difference of the inputs, of [0, 1], at which that share has fallen to 1/e."""
     flow: str = "dis"
@@ -76,8 +83,9 @@ class TemporalOptions:
     """Longest step of `Frame.pts` that still is the next frame; None does not look at times."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.gain < 1:
-            raise InputError(f"gain must lie in [0, 1), got {self.gain}")
+        for name, gain in (("gain", self.gain), ("input_gain", self.input_gain)):
+            if not 0 <= gain < 1:
+                raise InputError(f"{name} must lie in [0, 1), got {gain}")
         if not self.tolerance > 0:
             raise InputError(f"tolerance must be more than 0, got {self.tolerance}")
         for name, value in (
@@ -91,14 +99,20 @@ class TemporalOptions:
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """What one frame leaves to the next. All planes have one size."""
+    """What one frame leaves to the next."""
 
     seen: NDArray[np.uint8]
     """(h, w, 3): the picture as the network saw it, in 8 bits."""
-    residual: Plane
-    """(h, w, 4): the fused residual of [0, 1]; the last channel is scratch."""
     brightness: Plane
-    """(h, w): the picture's, in [0, 1]: what tells the next frame where the residual belongs."""
+    """(h, w), of [0, 1]: the picture's, which tells the next frame where the rest belongs."""
+    steadied: Plane
+    """(h, w): the same without its flicker."""
+    residual: Plane
+    """(h, w): of brightness."""
+    colors: Plane
+    """(h / 2, w / 2, 3), rounded up: the steadied picture in OpenCV's YCrCb, without use of Y."""
+    residual_colors: Plane
+    """(h / 2, w / 2, 3): likewise the residual."""
     alpha: Plane | None = None
     """(h, w) in [0, 1]."""
     depth: Plane | None = None
@@ -109,9 +123,12 @@ class Memory:
 
 @dataclass(frozen=True, eq=False)
 class Carried:
-    """A memory, moved to where the next frame sees the same things."""
+    """Planes of a memory, moved to where the next frame sees the same things."""
 
+    steadied: Plane
     residual: Plane
+    colors: Plane
+    residual_colors: Plane
     apart: Plane
     """(h, w): how far the moved picture's brightness is from the current one's; above 1 where it
     comes from beyond the border."""
@@ -119,92 +136,110 @@ class Carried:
     depth: Plane | None
 
 
-def to_residual(restored: Plane, picture: Plane) -> tuple[Plane, Plane]:
-    """`Memory.residual` and `Memory.brightness` of a picture (h, w, 3), restored to (3, h, w)."""
-    change = cv2.merge(list(restored))
-    cv2.subtract(change, picture, dst=change)
-    brightness = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    return cast(Plane, cv2.cvtColor(change, cv2.COLOR_RGB2RGBA)), cast(Plane, brightness)
+def remember(seen: NDArray[np.uint8], picture: Plane, restored: Plane, **more: Any) -> Memory:
+    """The memory of one frame alone: a picture and what became of it, both (h, w, 3) in [0, 1]."""
+    brightness, residual = (cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in (picture, restored))
+    cv2.subtract(residual, brightness, dst=residual)
+    colors, residual_colors = (_half_colors(p) for p in (picture, restored))
+    cv2.subtract(residual_colors, colors, dst=residual_colors)
+    planes = (brightness, brightness, residual, colors, residual_colors)
+    return Memory(seen, *planes, **more)
 
 
-def apply(picture: Plane, residual: Plane) -> Plane:
-    """A picture (h, w, 3) with a residual (h, w, 4) added."""
-    change = cv2.cvtColor(residual, cv2.COLOR_RGBA2RGB)
-    return cast(Plane, cv2.add(change, picture, dst=change))
+def revise(restored: Plane, fresh: Memory, fused: Memory) -> Plane:
+    """A restored picture (h, w, 3), whose memory was `fresh`, as its fused memory has it."""
+    change = cv2.subtract(fused.steadied, fresh.steadied)
+    cv2.add(change, cv2.subtract(fused.residual, fresh.residual), dst=change)
+    colors = cv2.subtract(fused.colors, fresh.colors)
+    cv2.add(colors, cv2.subtract(fused.residual_colors, fresh.residual_colors), dst=colors)
+    colors = cv2.transform(colors, _TO_RGB)
+    whole = cv2.resize(colors, restored.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    cv2.add(whole, cv2.cvtColor(change, cv2.COLOR_GRAY2RGB), dst=whole)
+    return cast(Plane, cv2.add(whole, restored, dst=whole))
 
 
-def carry(memory: Memory, motion: Plane | None, now: Memory) -> Carried:
+def carry(memory: Memory, motion: Plane | None, now: Memory, *, picture: bool = True) -> Carried:
     """Move a memory along backward `motion` (h, w, 2) to where it is `now`.
 
-    Without motion nothing has moved, and the pictures are the same.
+    Without motion nothing has moved, and the pictures are the same. `picture` is whether the
+    steadied picture is wanted; it is half of the work.
     """
     if motion is None:
         apart = np.zeros_like(now.brightness)
-        return Carried(memory.residual, apart, memory.alpha, memory.depth)
-    # brightness moves along for nothing: OpenCV warps four channels faster than three
-    both = cv2.insertChannel(memory.brightness, memory.residual, 3)
-    residual = warp_array(both, motion, beyond=(0, 0, 0, _BEYOND))
-    apart = cv2.absdiff(cv2.extractChannel(residual, 3), now.brightness)
+        planes = (memory.steadied, memory.residual, memory.colors, memory.residual_colors)
+        return Carried(*planes, apart, memory.alpha, memory.depth)
+    source, half = sources(motion), sources(_half(motion) * np.float32(0.5))
+    apart = sample_array(memory.brightness, source, beyond=(_BEYOND,))
+    cv2.absdiff(apart, now.brightness, dst=apart)
     alpha, depth = (
-        None if p is None else warp_array(p, motion) for p in (memory.alpha, memory.depth)
+        None if p is None else sample_array(p, source) for p in (memory.alpha, memory.depth)
     )
-    return Carried(residual, apart, alpha, depth)
+    return Carried(
+        sample_array(memory.steadied, source, cubic=True) if picture else memory.steadied,
+        sample_array(memory.residual, source, beyond=(0,)),
+        sample_array(memory.colors, half, cubic=True) if picture else memory.colors,
+        sample_array(memory.residual_colors, half),
+        apart,
+        alpha,
+        depth,
+    )
 
 
-def gain_map(carried: Carried, now: Memory, options: TemporalOptions) -> Plane:
-    """The g of every pixel, (h, w), for fusing `carried` with what there is of this frame."""
+def trust_map(carried: Carried, now: Memory, options: TemporalOptions) -> Plane:
+    """How far `carried` belongs to this frame, (h, w) in [0, 1]."""
     # one pixel may look alike by chance, a neighbourhood hardly does
-    gain = cv2.blur(carried.apart, (5, 5))
-    gain *= np.float32(-1 / options.tolerance)
-    gain = cast(Plane, cv2.exp(gain, dst=gain))
-    gain *= np.float32(options.gain)
+    trust = cv2.blur(carried.apart, (5, 5))
+    trust *= np.float32(-1 / options.tolerance)
+    trust = cast(Plane, cv2.exp(trust, dst=trust))
     for before, after, agree in (
         (carried.alpha, now.alpha, alphas_agree), (carried.depth, now.depth, depths_agree),
     ):  # fmt: skip
         if before is not None and after is not None:
-            gain *= agree(torch.tensor(before), torch.tensor(after)).numpy()
+            trust *= agree(torch.tensor(before), torch.tensor(after)).numpy()
     # a few rows in turn forget, so that nothing lives for ever and nothing is seen to end
-    height, turn = gain.shape[0], now.age % options.max_age
-    gain[height * turn // options.max_age : height * (turn + 1) // options.max_age] = 0
-    return gain
+    height, turn = trust.shape[0], now.age % options.max_age
+    trust[height * turn // options.max_age : height * (turn + 1) // options.max_age] = 0
+    return trust
 
 
-def fuse(now: Memory, carried: Carried, gain: Plane) -> Memory:
-    """The module's formula, with k for brightness: `now` with the fused residual.
-
-    `now` holds the fresh one; `gain` is (h, w).
-    """
-    mixed = cv2.blendLinear(carried.residual, now.residual, gain, 1 - gain)
-    luma, fresh = (cv2.cvtColor(p, cv2.COLOR_RGBA2GRAY) for p in (mixed, now.residual))
-    low, fresh_low = cv2.blur(luma, (3, 3)), cv2.blur(fresh, (3, 3))
-    luma -= low
-    fresh -= fresh_low
-    low *= _stretch(fresh_low, low)
-    luma *= _stretch(fresh, luma)
-    luma += low
-    cv2.add(mixed, cv2.cvtColor(luma, cv2.COLOR_GRAY2RGBA), dst=mixed)
-    return replace(now, residual=mixed)
-
-
-def _stretch(wanted: Plane, given: Plane) -> Plane:
-    """A k, less 1, for one band: what gives one (h, w) the local energy of another."""
-    # Neighbourhoods must weigh with no negative frequency, as a box has: ripples in k would
-    # feed on themselves from frame to frame.
-    wanted_energy, energy = (
-        cv2.GaussianBlur(_shrink(cv2.multiply(x, x)), (3, 3), 0) + _QUIET for x in (wanted, given)
+def fuse(now: Memory, carried: Carried, trust: Plane, options: TemporalOptions) -> Memory:
+    """`now`, which holds the fresh planes, with all of them fused; `trust` is (h, w)."""
+    gain = trust * np.float32(options.gain)
+    # a wrong picture is seen sooner than a wrong residual
+    input_gain = cv2.pow(trust, _STRICT) * np.float32(options.input_gain)
+    residual = _fuse_residual(now.residual, carried.residual, gain)
+    share = _half(gain)
+    colors = cv2.blendLinear(carried.residual_colors, now.residual_colors, share, 1 - share)
+    fused = replace(now, residual=residual, residual_colors=colors)
+    if options.input_gain == 0:
+        return fused
+    steadied = steady(now.brightness, carried.steadied, input_gain)
+    return replace(
+        fused,
+        steadied=refine(steadied, now.brightness),
+        colors=steady(now.colors, carried.colors, _half(input_gain)),
     )
-    factor = np.minimum(np.sqrt(wanted_energy / energy), _MOST) - 1
-    return cast(Plane, cv2.resize(factor, wanted.shape[::-1], interpolation=cv2.INTER_LINEAR))
+
+
+def _fuse_residual(residual: Plane, moved: Plane, gain: Plane) -> Plane:
+    """The formula for r above, for brightness; all (h, w)."""
+    mixed = cv2.blendLinear(moved, residual, gain, 1 - gain)
+    low, fresh_low = cv2.blur(mixed, (3, 3)), cv2.blur(residual, (3, 3))
+    cv2.subtract(mixed, low, dst=mixed)
+    fine = stretch(cv2.subtract(residual, fresh_low), mixed)
+    cv2.add(mixed, cv2.multiply(mixed, fine), dst=mixed)
+    cv2.add(low, cv2.multiply(low, stretch(fresh_low, low)), dst=low)
+    return cast(Plane, cv2.add(mixed, low, dst=mixed))
 
 
 def place(memory: Memory, old: Box, new: Box, *, ground: tuple[float, float, float]) -> Memory:
     """A memory of the box `old` of a frame as one of the box `new`; `ground` is the matte."""
 
-    def moved(plane: NDArray[Any], fill: Any) -> NDArray[Any]:
-        sides = [s.stop - s.start for s in new]
+    def moved(plane: NDArray[Any], fill: Any, boxes: tuple[Box, Box] = (old, new)) -> NDArray[Any]:
+        sides = [s.stop - s.start for s in boxes[1]]
         result = np.full((*sides, *plane.shape[2:]), fill, plane.dtype)
         source, target = [], []
-        for a, b in zip(old, new, strict=True):
+        for a, b in zip(*boxes, strict=True):
             first = max(a.start, b.start)
             last = max(first, min(a.stop, b.stop))
             source.append(slice(first - a.start, last - a.start))
@@ -212,22 +247,34 @@ def place(memory: Memory, old: Box, new: Box, *, ground: tuple[float, float, flo
         result[tuple(target)] = plane[tuple(source)]
         return result
 
-    matte = [round(255 * value) for value in ground]
+    matte = np.array([[ground]], np.float32)
+    ycc = cv2.cvtColor(matte, cv2.COLOR_RGB2YCrCb).ravel().tolist()
+    halves = _half_box(old), _half_box(new)
     alpha, depth = (None if p is None else moved(p, 0) for p in (memory.alpha, memory.depth))
-    gray = cv2.cvtColor(np.array([[ground]], np.float32), cv2.COLOR_RGB2GRAY).item()
     return Memory(
-        seen=moved(memory.seen, matte),
+        seen=moved(memory.seen, [round(255 * value) for value in ground]),
+        brightness=moved(memory.brightness, ycc[0]),
+        steadied=moved(memory.steadied, ycc[0]),
         residual=moved(memory.residual, 0),
-        brightness=moved(memory.brightness, gray),
+        colors=moved(memory.colors, ycc, halves),
+        residual_colors=moved(memory.residual_colors, 0, halves),
         alpha=alpha,
         depth=depth,
         age=memory.age,
     )
 
 
-def _shrink(plane: NDArray[Any]) -> NDArray[Any]:
-    """(h, w, ...) -> means of cells of 4 x 4 pixels, (h / 4, w / 4, ...) rounded up."""
-    for _ in range(2):  # OpenCV halves several times faster than it quarters
-        size = -(-plane.shape[1] // 2), -(-plane.shape[0] // 2)
-        plane = cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
-    return plane
+def _half_box(box: Box) -> Box:
+    """Where a box, which begins at even pixels, is in planes of half the size."""
+    rows, columns = (slice(s.start // 2, -(-s.stop // 2)) for s in box)
+    return rows, columns
+
+
+def _half(plane: Plane) -> Plane:
+    """(h, w, ...) -> (h / 2, w / 2, ...), rounded up."""
+    size = -(-plane.shape[1] // 2), -(-plane.shape[0] // 2)
+    return cast(Plane, cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR))
+
+
+def _half_colors(picture: Plane) -> Plane:
+    return cast(Plane, cv2.cvtColor(_half(picture), cv2.COLOR_RGB2YCrCb))

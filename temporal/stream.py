@@ -25,19 +25,20 @@ from splatmend.temporal.flow import FlowEstimator, load_flow
 from splatmend.temporal.stabilizer import (
     Memory,
     TemporalOptions,
-    apply,
     carry,
     fuse,
-    gain_map,
     place,
-    to_residual,
+    remember,
+    revise,
+    trust_map,
 )
 
 __all__ = ["Stream"]
 
 Box = tuple[slice, slice]
-Plane = NDArray[np.float32]
 State = dict[str, NDArray[Any]]
+
+_FUSED = ("steadied", "residual", "colors", "residual_colors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +109,7 @@ class Stream:
             "input": frame.color,
             **{name: plane for name, plane in planes.items() if plane is not None},
             "output": last.color,
-            "residual": last.memory.residual[..., :3],
+            **{name: getattr(last.memory, name) for name in _FUSED},
             "numbers": np.array(numbers, np.int64),
             "stream_id": np.array(frame.stream_id),
         }
@@ -144,12 +145,12 @@ class Stream:
             self.reset()
             return frame
         restored = restore_pixels(self._restorer, laid_out.rgb, self._restore)
-        picture, age = _pixels(laid_out.rgb), 0 if last is None else last.memory.age + 1
-        own, planes = _own(frame), to_residual(restored[0].float().cpu().numpy(), picture)
-        memory = _remember(own, laid_out, planes, age)
+        own, age = _own(frame), 0 if last is None else last.memory.age + 1
+        picture = _pixels(restored)
+        memory = _remember(own, laid_out, picture, age)
         fused = self._fuse(frame, laid_out.box, memory, last, still=still)
         if fused is not None:
-            mended = torch.from_numpy(apply(picture, fused.residual)).permute(2, 0, 1)[None]
+            mended = torch.from_numpy(revise(picture, memory, fused)).permute(2, 0, 1)[None]
             restored, memory = mended.clamp_(0, 1).to(restored.device), fused
         answer = take_back(frame, laid_out, restored)
         # a network that overflows once must not spoil the rest of the stream
@@ -161,7 +162,7 @@ class Stream:
         self, frame: Frame, box: Box, now: Memory, last: _Last | None, *, still: bool
     ) -> Memory | None:
         """`now` with the fused residual; None where there is nothing to fuse with."""
-        if last is None or self._temporal.gain == 0:
+        if last is None or self._temporal.gain == self._temporal.input_gain == 0:
             return None
         memory = last.memory
         if last.box != box:
@@ -171,10 +172,10 @@ class Stream:
             motion = _float32(frame.motion[box])
         elif not still:
             motion = self.flow.between(memory.seen, now.seen)
-        carried = carry(memory, motion, now)
+        carried = carry(memory, motion, now, picture=self._temporal.input_gain > 0)
         if is_cut(carried.apart, now.brightness):
             return None
-        return fuse(now, carried, gain_map(carried, now, self._temporal))
+        return fuse(now, carried, trust_map(carried, now, self._temporal), self._temporal)
 
     def _follows(self, frame: Frame, last: Frame) -> bool:
         """Whether a frame can be the next one, as far as its labels say."""
@@ -209,11 +210,13 @@ def _last_of(
         stream_id=str(state["stream_id"]),
     )
     laid_out = lay_out(frame, options, device)
-    if laid_out is None or state["residual"].shape != (*laid_out.rgb.shape[-2:], 3):
+    if laid_out is None:
+        raise ValueError("nothing visible")
+    memory = _remember(frame, laid_out, _pixels(laid_out.rgb), age)
+    fused: dict[str, Any] = {name: state[name].copy() for name in _FUSED}
+    if any(plane.shape != getattr(memory, name).shape for name, plane in fused.items()):
         raise ValueError("planes of several sizes")
-    residual: Any = cv2.cvtColor(state["residual"], cv2.COLOR_RGB2RGBA)
-    brightness: Any = cv2.cvtColor(_pixels(laid_out.rgb), cv2.COLOR_RGB2GRAY)
-    memory = _remember(frame, laid_out, (residual, brightness), age)
+    memory = replace(memory, **fused)
     return _Last(frame, state["output"].copy(), laid_out.box, memory, repeats)
 
 
@@ -226,14 +229,15 @@ def _looks_same(frame: Frame, last: _Last) -> bool:
     return all(np.array_equal(a[::16], b[::16]) and np.array_equal(a, b) for a, b in pairs)
 
 
-def _remember(frame: Frame, laid_out: LaidOut, planes: tuple[Plane, Plane], age: int) -> Memory:
+def _remember(frame: Frame, laid_out: LaidOut, restored: NDArray[np.float32], age: int) -> Memory:
     """What a frame leaves to the next, of its box; `frame` belongs to the stream."""
     box = laid_out.box
     opaque = frame.alpha is None and frame.color.dtype == np.uint8
     seen = frame.color if opaque else from_tensor(laid_out.rgb, np.uint8)[0]
     alpha = None if frame.alpha is None else _pixels(to_tensor([frame.alpha[box]]))
     depth = None if frame.depth is None else frame.depth[box]
-    return Memory(seen, *planes, alpha, depth, age)
+    picture = _pixels(laid_out.rgb)
+    return remember(seen, picture, restored, alpha=alpha, depth=depth, age=age)
 
 
 def _own(frame: Frame) -> Frame:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from splatmend.core import InputError
 
-__all__ = ["warp", "warp_array"]
+__all__ = ["sample_array", "sources", "warp", "warp_array"]
 
 _FAR = 1e6  # pixels: beyond every picture
 
@@ -81,17 +81,32 @@ def warp_array(
     Returns:
         The warped plane, same shape and dtype.
     """
+    return sample_array(plane, sources(motion), beyond=beyond)
+
+
+def sources(motion: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Where each pixel comes from, x and y in pixels, (h, w, 2): for `sample_array`."""
     source = motion + _grid(*motion.shape[:2])
     # OpenCV makes garbage of coordinates that are not finite or do not fit an integer
     if not cv2.norm(motion, cv2.NORM_L2) < _FAR:
         source = np.nan_to_num(source, nan=-_FAR).clip(-_FAR, _FAR)
+    return source
+
+
+def sample_array(
+    plane: NDArray[Any],
+    source: NDArray[np.float32],
+    *,
+    beyond: Sequence[float] | None = None,
+    cubic: bool = False,
+) -> NDArray[Any]:
+    """`warp_array` for several planes that move alike; bicubic (a = -0.75) on demand."""
     border = cv2.BORDER_REPLICATE if beyond is None else cv2.BORDER_CONSTANT
+    sampling = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
     nothing: Any = None  # OpenCV's types have no word for "no second map"
     return cast(
         NDArray[Any],
-        cv2.remap(
-            plane, source, nothing, cv2.INTER_LINEAR, borderMode=border, borderValue=beyond or (0,)
-        ),
+        cv2.remap(plane, source, nothing, sampling, borderMode=border, borderValue=beyond or (0,)),
     )
 
 

@@ -182,12 +182,12 @@ def test_the_command(make_clip, capsys, tmp_path):
     common = ["--model", "unsharp", "--codec", "ffv1", "--device", "cpu"]
     assert command([str(source), str(steady), "--temporal", *common]) == 0
     assert command([str(source), str(alone), *common]) == 0
-    knobs = ["--temporal", "--temporal-gain", "0.3", "--flow", "dis"]
+    knobs = ["--temporal", "--temporal-gain", "0.3", "--temporal-input-gain", "0.2"]
     assert command([str(source), str(weak), *knobs, *common]) == 0
     assert len({p.read_bytes() for p in (steady, alone, weak)}) == 3
     capsys.readouterr()
     for wrong, said in (
-        (["--temporal-gain", "0.3"], "--temporal-gain and --flow need --temporal"),
+        (["--temporal-gain", "0.3"], "--temporal-gain, --temporal-input-gain and --flow need"),
         (["--temporal", "--temporal-gain", "1"], "gain must lie in [0, 1), got 1.0"),
         (["--temporal", "--flow", "farneback"], "use dis, or raft:FILE"),
     ):

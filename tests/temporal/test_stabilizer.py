@@ -8,13 +8,12 @@ from splatmend.core import InputError
 from splatmend.temporal import TemporalOptions
 from splatmend.temporal.cuts import is_cut
 from splatmend.temporal.stabilizer import (
-    Memory,
-    apply,
     carry,
     fuse,
-    gain_map,
     place,
-    to_residual,
+    remember,
+    revise,
+    trust_map,
 )
 
 OPTIONS = TemporalOptions(gain=0.9)
@@ -33,31 +32,49 @@ def picture(seed, size=(96, 128)):
 
 def memory(seen, residual, **planes):
     shown = seen.astype(np.float32) / 255
-    return Memory(seen, *to_residual((shown + residual).transpose(2, 0, 1), shown), **planes)
+    return remember(seen, shown, shown + residual, **planes)
 
 
 def luma(change):
-    return cv2.cvtColor(change[..., :3].copy(), cv2.COLOR_RGB2GRAY)
+    return cv2.cvtColor(change, cv2.COLOR_RGB2GRAY)
 
 
-def fused(fresh, old, gain=OPTIONS.gain):
-    """The residual (h, w, 4) of a frame that changed in nothing but its restoration."""
+def fused(fresh, old, **options):
+    """The memory of a frame that changed in nothing but its restoration: fused, and fresh."""
     seen = picture(0)
     now = memory(seen, fresh)
-    carried = carry(memory(seen, old[..., :3]), None, now)
-    return fuse(now, carried, np.full(seen.shape[:2], gain, np.float32)).residual
+    last = memory(seen, old) if isinstance(old, np.ndarray) else old
+    trust = np.ones(seen.shape[:2], np.float32)
+    return fuse(now, carry(last, None, now), trust, TemporalOptions(gain=0.9, **options)), now
 
 
-def test_a_residual_added_to_its_picture_is_the_restoration():
-    shown, restored = picture(0) / np.float32(255), noise(0) + np.float32(0.5)
-    residual, brightness = to_residual(restored.transpose(2, 0, 1), shown)
-    assert residual.shape == (96, 128, 4)
-    assert np.allclose(apply(shown, residual), restored, atol=1e-6)
-    assert np.array_equal(brightness, luma(shown))
+def test_what_is_remembered_of_a_restoration():
+    seen, change = picture(0), noise(0)
+    made = memory(seen, change)
+    assert made.brightness.shape == made.residual.shape == (96, 128)
+    assert made.colors.shape == made.residual_colors.shape == (48, 64, 3)
+    assert np.allclose(made.residual, luma(change), atol=1e-6)
+    assert np.allclose(made.brightness, luma(seen / np.float32(255)), atol=1e-6)
+    gray = memory(seen, np.repeat(luma(change)[..., None], 3, -1))
+    assert np.abs(gray.residual_colors[..., 1:]).max() < 1e-5
+
+
+def test_a_picture_is_revised_by_what_fusing_changed():
+    seen, change = picture(0), noise(0, blur=3)
+    restored = seen / np.float32(255) + change
+    fresh, other = memory(seen, change), memory(seen, change + noise(1, blur=3))
+    assert np.array_equal(revise(restored, fresh, fresh), restored)
+    assert np.abs(revise(restored, fresh, other) - restored - noise(1, blur=3)).max() < 0.01
 
 
 def test_without_gain_the_fresh_residual_is_kept():
-    assert np.allclose(fused(noise(0), noise(1), gain=0)[..., :3], noise(0), atol=1e-5)
+    seen, now = picture(0), memory(picture(0), noise(0))
+    trust = np.ones(seen.shape[:2], np.float32)
+    options = TemporalOptions(gain=0, input_gain=0)
+    kept = fuse(now, carry(memory(seen, noise(1)), None, now), trust, options)
+    assert np.allclose(kept.residual, now.residual, atol=1e-5)
+    assert np.allclose(kept.residual_colors, now.residual_colors, atol=1e-5)
+    assert np.array_equal(kept.steadied, now.brightness)
 
 
 @pytest.mark.parametrize("blur", [0, 1.5])
@@ -65,14 +82,14 @@ def test_flicker_falls_and_detail_keeps_its_strength_for_good(blur):
     now = noise(0, blur=blur)
     steps, strengths = [], []
     for seed in range(1, 150):
-        last, now = now, fused(noise(seed, blur=blur), now)
-        steps.append((now - last)[..., :3].std() if seed > 1 else 0)
-        strengths.append(luma(now).std())
-    fresh = noise(0, blur=blur)
+        last, (now, _) = now, fused(noise(seed, blur=blur), now)
+        steps.append((now.residual - last.residual).std() if seed > 1 else 0)
+        strengths.append(now.residual.std())
+    fresh = luma(noise(0, blur=blur))
     assert np.mean(steps) < 0.2 * np.sqrt(2) * fresh.std()
-    assert min(strengths) > 0.9 * luma(fresh).std()  # a plain mean would keep a quarter of it
-    assert max(strengths) < 1.1 * luma(fresh).std()
-    values = luma(now) / luma(now).std()
+    assert min(strengths) > 0.9 * fresh.std()  # a plain mean would keep a quarter of it
+    assert max(strengths) < 1.1 * fresh.std()
+    values = now.residual / now.residual.std()
     assert (values**4).mean() < 4  # 3 is the noise that came: it has not turned to spikes
 
 
@@ -80,14 +97,26 @@ def test_what_frames_agree_on_is_kept_and_reached():
     steady, other = noise(0, blur=2), noise(1, blur=2)
     kept, reached = steady, other
     for _ in range(120):
-        kept, reached = fused(steady, kept), fused(steady, reached)
-    assert np.abs(kept[..., :3] - steady).max() < 1e-3 * np.abs(steady).max()
-    assert np.abs(reached[..., :3] - steady).mean() < 0.02 * np.abs(steady).mean()
+        (kept, fresh), (reached, _) = fused(steady, kept), fused(steady, reached)
+    for plane in ("residual", "residual_colors"):
+        wanted = getattr(fresh, plane)
+        assert np.abs(getattr(kept, plane) - wanted).max() < 1e-3 * np.abs(wanted).max()
+        assert np.abs(getattr(reached, plane) - wanted).mean() < 0.02 * np.abs(wanted).mean()
 
 
 def test_where_nothing_is_restored_any_more_nothing_is_left():
-    left = fused(np.zeros((96, 128, 3), np.float32), noise(0))
-    assert np.abs(luma(left)).max() < 1 / 255
+    left, _ = fused(np.zeros((96, 128, 3), np.float32), noise(0))
+    assert np.abs(left.residual).max() < 1 / 255
+
+
+def test_the_steadied_picture_stays_within_what_is_seen():
+    before, now = memory(picture(1), noise(0)), memory(picture(0), noise(0))
+    kept = fuse(now, carry(before, None, now), np.ones((96, 128), np.float32), OPTIONS)
+    around = np.ones((7, 7), np.uint8)  # 3 x 3, and as much again for the energy that is kept
+    low, high = (f(now.brightness, around) for f in (cv2.erode, cv2.dilate))
+    assert (kept.steadied > low - 0.02).all()
+    assert (kept.steadied < high + 0.02).all()
+    assert not np.allclose(kept.steadied, now.brightness, atol=0.01)
 
 
 def test_a_memory_moves_with_the_motion():
@@ -97,40 +126,43 @@ def test_a_memory_moves_with_the_motion():
     depth = np.arange(96 * 128, dtype=np.float32).reshape(96, 128)
     now = memory(np.roll(seen, (4, 8), (0, 1)), np.roll(residual, (4, 8), (0, 1)))
     moved = carry(memory(seen, residual, depth=depth), motion, now)
-    inner = (slice(4, None), slice(8, None))
-    assert np.allclose(moved.residual[inner][..., :3], now.residual[inner][..., :3], atol=1e-6)
+    inner, half = (slice(4, None), slice(8, None)), (slice(2, None), slice(4, None))
+    for plane, part in (
+        ("steadied", inner), ("residual", inner), ("colors", half), ("residual_colors", half),
+    ):  # fmt: skip
+        assert np.allclose(getattr(moved, plane)[part], getattr(now, plane)[part], atol=1e-5)
     assert np.array_equal(moved.depth[inner], np.roll(depth, (4, 8), (0, 1))[inner])
     assert moved.alpha is None
     assert moved.apart[inner].max() < 1e-6
     assert (moved.apart[:4] > 1).all()
     assert (moved.apart[:, :8] > 1).all()
-    gain = gain_map(moved, now, OPTIONS)
-    assert gain[:4].max() < 1e-6
-    assert gain[8:, 12:].min() == pytest.approx(OPTIONS.gain, abs=1e-4)
+    trust = trust_map(moved, now, OPTIONS)
+    assert trust[:4].max() < 1e-6
+    assert trust[8:, 12:].min() == pytest.approx(1, abs=1e-4)
 
 
-def test_gain_falls_where_the_input_changed():
+def test_trust_falls_where_the_input_changed():
     before = np.full((96, 128, 3), 100, np.uint8)
     after = before.copy()
     after[40:60, 50:80] = 180
     now = memory(after, noise(1), age=1)
     still = np.zeros((96, 128, 2), np.float32)
-    gain = gain_map(carry(memory(before, noise(0)), still, now), now, OPTIONS)
-    assert gain[42:58, 52:78].max() < 0.01
-    assert gain[3:34].min() == pytest.approx(OPTIONS.gain)
-    assert gain[66:].min() == pytest.approx(OPTIONS.gain)
+    trust = trust_map(carry(memory(before, noise(0)), still, now), now, OPTIONS)
+    assert trust[42:58, 52:78].max() < 0.01
+    assert trust[3:34].min() == pytest.approx(1)
+    assert trust[66:].min() == pytest.approx(1)
 
 
-def test_gain_heeds_alpha_and_depth():
+def test_trust_heeds_alpha_and_depth():
     seen, still = picture(0), np.zeros((96, 128, 2), np.float32)
     alpha, depth = np.ones((2, 96, 128), np.float32), np.ones((2, 96, 128), np.float32)
     alpha[0, :10], depth[0, 20:30] = 0, 3
     last = memory(seen, noise(0), alpha=alpha[0], depth=depth[0])
     now = memory(seen, noise(1), alpha=alpha[1], depth=depth[1], age=1)
-    gain = gain_map(carry(last, still, now), now, OPTIONS)
-    assert not gain[:10].any()
-    assert not gain[20:30].any()
-    assert gain[40:].min() == pytest.approx(OPTIONS.gain)
+    trust = trust_map(carry(last, still, now), now, OPTIONS)
+    assert not trust[:10].any()
+    assert not trust[20:30].any()
+    assert trust[40:].min() == pytest.approx(1)
 
 
 def test_every_row_forgets_in_its_turn():
@@ -138,8 +170,8 @@ def test_every_row_forgets_in_its_turn():
     forgot = np.zeros(96, int)
     for age in range(7):
         now = memory(seen, noise(1), age=age)
-        gain = gain_map(carry(memory(seen, noise(0)), None, now), now, options)
-        forgot += (gain == 0).all(1)
+        trust = trust_map(carry(memory(seen, noise(0)), None, now), now, options)
+        forgot += (trust == 0).all(1)
     assert (forgot == 1).all()
 
 
@@ -150,11 +182,15 @@ def test_place_keeps_what_both_boxes_show():
     before = memory(seen, noise(0, (128, 128)), alpha=alpha, age=5)
     moved = place(before, old, new, ground=(1, 0, 0))
     assert moved.age == 5
-    for plane in ("seen", "residual", "brightness", "alpha"):
+    for plane in ("seen", "residual", "brightness", "steadied", "alpha"):
         kept, whole = getattr(moved, plane), getattr(before, plane)
         assert kept.shape == (130, 192, *whole.shape[2:])
         assert kept.dtype == whole.dtype
         assert np.array_equal(kept[64:130, :64], whole[:66, 64:])
+    for plane in ("colors", "residual_colors"):
+        kept, whole = getattr(moved, plane), getattr(before, plane)
+        assert kept.shape == (65, 96, 3)
+        assert np.array_equal(kept[32:65, :32], whole[:33, 32:])
     assert (moved.seen[:64] == (255, 0, 0)).all()
     assert not moved.residual[:64].any()
     assert moved.brightness[0, 0] == pytest.approx(0.299)
@@ -190,7 +226,15 @@ def test_cuts():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("gain", 1), ("gain", -0.1), ("tolerance", 0), ("refresh", 0), ("max_gap", 0), ("max_age", 0)],
+    [
+        ("gain", 1),
+        ("input_gain", 1),
+        ("gain", -0.1),
+        ("tolerance", 0),
+        ("refresh", 0),
+        ("max_gap", 0),
+        ("max_age", 0),
+    ],
 )
 def test_options_out_of_range_are_refused(name, value):
     with pytest.raises(InputError, match=f"{name} must .* got {value}"):
