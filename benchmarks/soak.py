@@ -1,14 +1,14 @@
-"""Long runs against the frame server: nothing crashes, hangs, grows or stays behind.
+"""10^5 frames through a server while clients come and go, stall, lie and die.
 
-    python benchmarks/soak.py fuzz               10^6 random and mutated messages to the parser
-    python benchmarks/soak.py soak               10^5 frames; clients come, go, stall, lie and die
+    python benchmarks/soak.py                    over ZeroMQ, TCP and WebSocket; some minutes
 
-`soak` runs the server in a process of its own and ends with an error if its memory, threads or
-file descriptors have grown, or a port is still taken at the end.
+The server runs in a process of its own. It ends with an error if a frame came back wrong, if
+the server's memory, threads or descriptors have grown, if a connection or a port is left, or
+if a thread is left here.
 """
 
-import json
 import multiprocessing
+import os
 import random
 import socket
 import struct
@@ -16,120 +16,111 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import psutil
 import tyro
 import zmq
+from websockets.sync.client import connect as ws_connect
 
 from splatmend.core import Frame
 from splatmend.plugin.client import Client, ClientOptions
-from splatmend.plugin.framing import MAGIC, Limits, ProtocolError, join, split
+from splatmend.plugin.framing import MAGIC, Buffer, Limits, join, receive, split
 from splatmend.plugin.gateway import GatewayOptions
-from splatmend.plugin.messages import FrameRequest, Hello
+from splatmend.plugin.messages import FrameRequest, Hello, Message, Result
 from splatmend.plugin.protocol import encode, parse
 from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.wire_frames import to_frame, to_planes
+from splatmend.plugin.wire_frames import to_planes
 from splatmend.plugin.workers import Engine
 
-VECTORS = Path(__file__).parents[1] / "tests" / "plugin" / "vectors" / "smp1.json"
 PORT = 17990
 LIMITS = Limits()
+SILENCE_S = 12  # sessions that say nothing are closed after ten
+GROWN = 1.03  # resident memory, from 10 % of the frames on
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc: what is free is given back, not kept
+SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True)
 class Config:
-    what: tyro.conf.Positional[Literal["fuzz", "soak"]]
-    messages: int = 1_000_000
     frames: int = 100_000
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Sample:
+    """The server's process."""
+
+    frames: int
+    megabytes: float
+    threads: int
+    descriptors: int
+    connections: int
+
+    def __str__(self) -> str:
+        return (
+            f"after {self.frames:>7} frames: {self.megabytes:.1f} MB resident, {self.threads} "
+            f"threads, {self.descriptors} descriptors, {self.connections} connections"
+        )
+
+
 def main() -> int:
     config = tyro.cli(Config, description=__doc__)
-    return {"fuzz": fuzz, "soak": soak}[config.what](config)
-
-
-# The parser
-
-
-def fuzz(config: Config) -> int:
-    dice = random.Random(config.seed)
-    texts = json.loads(VECTORS.read_text(encoding="utf-8"))
-    valid = [bytes.fromhex(v["hex"]) for v in texts["messages"]]
-    invalid = [bytes.fromhex(v["hex"]) for v in texts["invalid"]]
-    outcomes: Counter[str] = Counter()
-    slowest, memory = 0.0, []
+    os.environ.update(MALLOC)  # else resident memory is the most that ever was
+    stop = SPAWN.Event()
+    process = SPAWN.Process(target=run_server, args=(PORT, stop), daemon=True)
+    process.start()
+    tally: Counter[str] = Counter()
+    crowd = Crowd(config.seed, tally)
+    with Client(crowd.url, ClientOptions(deadline_ms=5000)) as first:
+        assert first.wait(30)
+    for kind in crowd.kinds:
+        kind(0.5)  # whatever is made once is made now
+    time.sleep(SILENCE_S)
+    samples = [sample(process.pid, tally)]
     began = time.perf_counter()
-    for number in range(config.messages):
-        kind = number % 4
-        if kind == 0:
-            message = MAGIC + dice.randbytes(dice.randrange(64))
-        elif kind == 1:
-            message = mutated(dice.choice(valid + invalid), dice, valid)
-        else:  # only the header, its length set right
-            header, *planes = (bytes(part) for part in split(dice.choice(valid), LIMITS))
-            message = b"".join(join([mutated(header, dice, valid), *planes]))
-        started = time.perf_counter()
-        try:
-            parsed = parse(split(message, LIMITS), LIMITS)
-        except ProtocolError as error:
-            outcomes[error.code] += 1
-        else:
-            outcomes["valid"] += 1
-            if isinstance(parsed, FrameRequest):
-                to_frame(parsed)
-        slowest = max(slowest, time.perf_counter() - started)
-        if number % (config.messages // 10 or 1) == config.messages // 20:
-            memory.append(psutil.Process().memory_info().rss / 1e6)
+    while tally["restored"] < config.frames:
+        crowd.round()
+        samples.append(sample(process.pid, tally))
     seconds = time.perf_counter() - began
-    say(f"{config.messages} messages in {seconds:.0f} s, the slowest {slowest * 1e3:.1f} ms")
-    say(f"outcomes: {dict(outcomes)}")
-    say(f"resident MB: {', '.join(f'{m:.1f}' for m in memory)}")
-    return int(memory[-1] > memory[1] + 2)
+    time.sleep(SILENCE_S)
+    samples.append(sample(process.pid, tally))
+    crowd.sync(0.1)  # it is still well
+    stop.set()
+    process.join(30)
+    say(f"{tally['restored']} frames restored in {seconds:.0f} s: {dict(sorted(tally.items()))}")
+    for share in (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1):
+        say(str(samples[round(share * (len(samples) - 1))]))
+    return verdict(samples, tally, process.exitcode)
 
 
-def mutated(message: bytes, dice: random.Random, others: list[bytes]) -> bytes:
-    data = bytearray(message)
-    for _ in range(dice.choice((1, 1, 1, 2, 4))):
-        at = dice.randrange(len(data) + 1)
-        kind = dice.randrange(6)
-        if kind == 0 and at < len(data):
-            data[at] ^= 1 << dice.randrange(8)
-        elif kind == 1:
-            pieces = (
-                b"0",
-                b"9" * 30,
-                b"null",
-                b'"',
-                b"-",
-                b"1e999",
-                b"[" * 1200,
-                b"\\ud800",
-                b"{}",
-            )
-            data[at:at] = dice.choice(pieces)
-        elif kind == 2:
-            del data[at : at + dice.randrange(1, 9)]
-        elif kind == 3:
-            other = dice.choice(others)
-            data[at:] = other[dice.randrange(len(other)) :]
-        elif kind == 4:
-            data[8:12] = struct.pack("<I", dice.choice((0, 1, len(data), 1 << 16, (1 << 32) - 1)))
-        else:
-            data[at : at + 1] = dice.randbytes(1)
-    return bytes(data)
+def verdict(samples: list[Sample], tally: Counter[str], exit_code: int | None) -> int:
+    taken = [PORT + offset for offset in range(3) if not is_free(PORT + offset)]
+    left = [t.name for t in threading.enumerate() if t.name.startswith("smp-")]
+    say(f"server ended with {exit_code}, ports taken: {taken}, threads left here: {left}")
+    before, early, after = samples[0], samples[len(samples) // 10], samples[-1]
+    grown = (
+        after.megabytes > early.megabytes * GROWN
+        or after.threads > before.threads
+        or after.descriptors > before.descriptors
+        or after.connections > before.connections
+    )
+    return int(grown or tally["wrong"] > 0 or bool(taken) or bool(left) or exit_code != 0)
 
 
-# The server
-
-
-def negative(frames: Any) -> list[Frame]:
-    return [frame.with_color(255 - frame.color) for frame in frames]
+def sample(pid: int | None, tally: Counter[str]) -> Sample:
+    process = psutil.Process(pid)
+    return Sample(
+        frames=tally["restored"],
+        megabytes=process.memory_info().rss / 1e6,
+        threads=process.num_threads(),
+        descriptors=process.num_fds(),
+        connections=sum(c.status != psutil.CONN_LISTEN for c in process.net_connections()),
+    )
 
 
 def run_server(port: int, stop: Any) -> None:
@@ -141,39 +132,8 @@ def run_server(port: int, stop: Any) -> None:
         stop.wait()
 
 
-def soak(config: Config) -> int:
-    spawn = multiprocessing.get_context("spawn")
-    stop = spawn.Event()
-    process = spawn.Process(target=run_server, args=(PORT, stop), daemon=True)
-    process.start()
-    watched = psutil.Process(process.pid)
-    tally: Counter[str] = Counter()
-    samples = []
-    began = time.perf_counter()
-    crowd = Crowd(config.seed, tally)
-    with Client(f"tcp://127.0.0.1:{PORT}", ClientOptions(deadline_ms=5000)) as first:
-        assert first.wait(30)
-    while tally["restored"] < config.frames:
-        crowd.round()
-        samples.append((tally["restored"], watched.memory_info().rss / 1e6, watched.num_threads(),
-                        watched.num_fds()))  # fmt: skip
-    seconds = time.perf_counter() - began
-    time.sleep(12)  # silent sessions are closed after ten
-    samples.append((tally["restored"], watched.memory_info().rss / 1e6, watched.num_threads(),
-                    watched.num_fds()))  # fmt: skip
-    stop.set()
-    process.join(30)
-    say(f"{tally['restored']} frames restored in {seconds:.0f} s: {dict(tally)}")
-    for at in sorted({0, len(samples) // 4, len(samples) // 2, 3 * len(samples) // 4,
-                      len(samples) - 1}):  # fmt: skip
-        frames, memory, threads, files = samples[at]
-        say(f"after {frames:>7} frames: {memory:.1f} MB, {threads} threads, {files} descriptors")
-    free = all(is_free(PORT + offset) for offset in range(3))
-    say(f"server ended with {process.exitcode}, ports free: {free}")
-    say(f"threads left here: {[t.name for t in threading.enumerate() if 'smp' in t.name]}")
-    settled = samples[len(samples) // 4]
-    grown = samples[-1][1] > settled[1] * 1.05 + 2 or samples[-1][2:] > settled[2:]
-    return int(grown or tally["wrong"] > 0 or not free or process.exitcode != 0)
+def negative(frames: Any) -> list[Frame]:
+    return [frame.with_color(255 - frame.color) for frame in frames]
 
 
 class Crowd:
@@ -183,11 +143,13 @@ class Crowd:
         self.dice = random.Random(seed)
         self.tally = tally
         self.url = f"tcp://127.0.0.1:{PORT}"
+        self.kinds: list[Callable[[float], None]] = [
+            *(self.sync, self.latest, self.ordered, self.tcp, self.websocket),
+            *(self.stalls, self.stalls_on_tcp, self.dies, self.lies, self.breaks_off),
+        ]
 
     def round(self) -> None:
-        kinds = [self.sync, self.latest, self.ordered, self.ordered, self.stalls, self.dies,
-                 self.lies, self.breaks_off]  # fmt: skip
-        chosen = [self.ordered, *self.dice.sample(kinds, 3)]
+        chosen = [self.ordered, *self.dice.sample(self.kinds, 3)]
         threads = [threading.Thread(target=each, args=(self.dice.random(),)) for each in chosen]
         for thread in threads:
             thread.start()
@@ -228,6 +190,50 @@ class Crowd:
                 self.note(shown)
         self.tally["ordered clients"] += 1
 
+    def tcp(self, share: float) -> None:
+        with socket.create_connection(("127.0.0.1", PORT + 1), 10) as sock:
+
+            def read(count: int) -> Buffer:
+                return sock.recv(count, socket.MSG_WAITALL)
+
+            def ask(message: Message) -> Message:
+                sock.sendall(b"".join(join(encode(message))))
+                return parse(receive(read, LIMITS), LIMITS)
+
+            self.converse(ask, int(500 * share))
+        self.tally["tcp clients"] += 1
+
+    def websocket(self, share: float) -> None:
+        with ws_connect(f"ws://127.0.0.1:{PORT + 2}", compression=None) as sock:
+
+            def ask(message: Message) -> Message:
+                sock.send(b"".join(join(encode(message))))
+                answer = sock.recv(10)
+                assert isinstance(answer, bytes)
+                return parse(split(answer, LIMITS), LIMITS)
+
+            self.converse(ask, int(500 * share))
+        self.tally["websocket clients"] += 1
+
+    def converse(self, ask: Callable[[Message], Any], frames: int) -> None:
+        """A frame, its answer, and so on; leaves without a bye."""
+        session = ask(Hello(mode="ordered")).session
+        for number in range(frames):
+            answer = ask(self.request(session, number, self.picture(number)))
+            assert isinstance(answer, Result), answer
+            right = answer.id == number and bytes(answer.data[0]) == bytes(
+                [255 - number % 256] * (64 * 64 * 3)
+            )
+            self.tally["restored"] += 1
+            self.tally["wrong"] += not right
+
+    def request(self, session: str, number: int, frame: Frame) -> FrameRequest:
+        planes, data = to_planes(frame)
+        height, width = frame.size
+        return FrameRequest(
+            session=session, id=number, width=width, height=height, planes=planes, data=data
+        )
+
     def dealer(self) -> tuple[Any, Any]:
         context = zmq.Context()
         dealer = context.socket(zmq.DEALER)
@@ -242,15 +248,28 @@ class Crowd:
         dealer.send_multipart([MAGIC, *encode(Hello(mode="ordered"))])
         dealer.poll(5000)
         session = parse(dealer.recv_multipart()[1:], LIMITS).session  # type: ignore[union-attr]
-        planes, data = to_planes(Frame(color=np.zeros((256, 256, 3), np.uint8)))
+        large = Frame(color=np.zeros((256, 256, 3), np.uint8))
         for number in range(int(300 * share)):
-            message = FrameRequest(session=session, id=number, width=256, height=256,
-                                   planes=planes, data=data)  # fmt: skip
+            message = self.request(session, number, large)
             with suppress(zmq.Again):
                 dealer.send_multipart([MAGIC, *encode(message)], zmq.NOBLOCK)
         dealer.close(0)
         context.term()
         self.tally["stalled clients"] += 1
+
+    def stalls_on_tcp(self, share: float) -> None:
+        """Likewise, until neither side's buffers take more."""
+        large = Frame(color=np.zeros((256, 256, 3), np.uint8))
+        with socket.create_connection(("127.0.0.1", PORT + 1), 10) as sock:
+            sock.sendall(b"".join(join(encode(Hello(mode="ordered")))))
+            welcome = parse(receive(lambda n: sock.recv(n, socket.MSG_WAITALL), LIMITS), LIMITS)
+            session = welcome.session  # type: ignore[union-attr]
+            sock.settimeout(1)
+            with suppress(OSError):
+                for number in range(int(1000 * share)):
+                    message = self.request(session, number, large)
+                    sock.sendall(b"".join(join(encode(message))))
+        self.tally["stalled tcp clients"] += 1
 
     def dies(self, share: float) -> None:
         """Goes without a bye, in the middle of its work."""
@@ -258,10 +277,8 @@ class Crowd:
         dealer.send_multipart([MAGIC, *encode(Hello())])
         dealer.poll(5000)
         session = parse(dealer.recv_multipart()[1:], LIMITS).session  # type: ignore[union-attr]
-        planes, data = to_planes(self.picture(1))
         for number in range(int(20 * share)):
-            message = FrameRequest(session=session, id=number, width=64, height=64,
-                                   planes=planes, data=data)  # fmt: skip
+            message = self.request(session, number, self.picture(1))
             dealer.send_multipart([MAGIC, *encode(message)])
         dealer.close(0)
         context.term()

@@ -18,6 +18,8 @@ server, sessions, scheduler, workers, shared_pass, dispatcher  the frame server
 zmq_carrier, gateway, sockets  how frames reach it
 serve, keys, watch, stats  `splatmend serve` and what it says of itself
 client, link, inflight, breaker, wrap  the Python client, for render loops
+attach/   renderers and viewers that need not be changed
+clients/  JavaScript and C#; web_files makes of the former the scripts that the gateway serves
 bench, ladder  `splatmend bench`: what each rung of the speed ladder brings
 """
 

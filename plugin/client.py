@@ -32,6 +32,8 @@ from splatmend.plugin.sockets import DEFAULT_URL, check_url
 
 __all__ = ["Client", "ClientOptions", "Shown"]
 
+_WANTED = ("up", "probe")
+
 
 @dataclass(frozen=True)
 class ClientOptions:
@@ -129,7 +131,7 @@ class Client:
     @property
     def wants_frames(self) -> bool:
         """Whether `restore` has any use for a frame just now; else call `skip`."""
-        return self._link.state in ("up", "probe")
+        return self._link.state in _WANTED
 
     def skip(self) -> None:
         """A frame was rendered and shown as it is: those that follow are no longer the next."""
@@ -146,31 +148,30 @@ class Client:
         cut: bool = False,
         camera: Camera | None = None,
         mask: NDArray[np.uint8] | None = None,
-        copy: bool = True,
     ) -> Shown:
-        """Send a frame and say what to show instead: in sync this one, in latest one of the last.
+        """Send a frame and say what to show instead.
 
-        The given frame itself where there is nothing better. In ordered, use `stream`.
+        In sync that is this frame, in latest one of the last few; the given frame itself where
+        there is nothing better. In ordered, use `stream`.
 
         Args:
-            frame: what was rendered.
+            frame: what was rendered. Its arrays may be written again as soon as this returns: in
+                latest they are copied; in sync what is left on its way is not shown any more.
             cut: it has nothing to do with the frames before: a new avatar, a jump.
             camera: of the frame.
             mask: (h, w), how much of the restoration to keep, 255 all of it.
-            copy: False where nobody writes into the frame's arrays until the next call.
 
         Raises:
             InputError: the mode is ordered.
         """
         if self.options.mode == "ordered":
             raise InputError("a client in the mode ordered has stream(), not restore()")
-        made = time.monotonic()
-        frame_id = next(self._ids)
+        made, frame_id = time.monotonic(), next(self._ids)
         if cut:
             self._cut_id = frame_id
         state = self._link.state
         sync = self.options.mode == "sync"
-        if state in ("up", "probe"):
+        if state in _WANTED:
             request = request_of(
                 frame,
                 frame_id=frame_id,
@@ -180,15 +181,12 @@ class Client:
                 uses=self._link.uses,
                 camera=camera,
                 mask=mask,
-                copy=copy,
+                copy=not sync,
             )
             self._link.submit(request)
             if sync and state == "up":
                 return self._await(request)
-        why = "bypass" if state == "probe" else state
-        if sync:
-            return Shown(frame, restored=False, id=frame_id, why=why)
-        return self._newest(frame, frame_id, "" if state == "up" else why)
+        return self._instead(frame, frame_id, "bypass" if state == "probe" else state)
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[Shown]:
         """Restore all frames, in order; in the mode ordered.
@@ -212,6 +210,7 @@ class Client:
                 made=time.monotonic(),
                 deadline=None,
                 uses=("depth", "motion") if self._link.welcome is None else self._link.uses,
+                copy=True,
             )
             waiting.append(request)
             self._link.submit(request)
@@ -235,15 +234,20 @@ class Client:
             self._link.give_up(request)
             return request.raw("late")
 
-    def _newest(self, frame: Frame, frame_id: int, why: str) -> Shown:
-        if self._link.newest is None:
-            return Shown(frame, restored=False, id=frame_id, why=why or "waiting")
-        shown, made = self._link.newest
-        age_ms = (time.monotonic() - made) * 1e3
-        fits = (shown.frame.size, shown.frame.color.dtype) == (frame.size, frame.color.dtype)
-        if not fits or shown.id < self._cut_id or age_ms > self.options.max_age_ms:
-            return Shown(frame, restored=False, id=frame_id, why=why or "old")
-        return replace(shown, age_ms=age_ms)
+    def _instead(self, frame: Frame, frame_id: int, state: str) -> Shown:
+        """Without waiting: in latest the newest restored frame, if there is one that will do."""
+        newest = self._link.newest if self.options.mode == "latest" else None
+        why = state
+        if newest is not None:
+            shown, made = newest
+            age_ms = (time.monotonic() - made) * 1e3
+            fits = (shown.frame.size, shown.frame.color.dtype) == (frame.size, frame.color.dtype)
+            if fits and shown.id >= self._cut_id and age_ms <= self.options.max_age_ms:
+                return replace(shown, age_ms=age_ms)
+            why = "old" if state == "up" else state
+        elif state == "up":
+            why = "waiting"
+        return Shown(frame, restored=False, id=frame_id, why=why)
 
     def __enter__(self) -> Self:
         return self

@@ -59,7 +59,7 @@ class Fields:
 
     def text(self, key: str, default: str | None = None) -> str:
         """A string of at most 256 printable characters: it may be shown on a terminal."""
-        value = self._values.get(key)
+        value: Any = self._values.get(key)
         if value is None:
             value = default
         if not isinstance(value, str) or len(value) > LONGEST_TEXT or not value.isprintable():
@@ -68,7 +68,7 @@ class Fields:
 
     def choice(self, key: str, allowed: Sequence[str], default: str | None = None) -> str:
         """One of `allowed`."""
-        value = self._values.get(key)
+        value: Any = self._values.get(key)
         if value is None:
             value = default
         if not isinstance(value, str) or value not in allowed:
@@ -77,7 +77,7 @@ class Fields:
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
         """A whole number from `low` to `high`."""
-        value = self._values.get(key)
+        value: Any = self._values.get(key)
         if value is None:
             value = default
         if type(value) is not int or not low <= value <= high:
@@ -86,21 +86,16 @@ class Fields:
 
     def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
         """A number from `low` to `high`."""
-        value = self._values.get(key)
+        value: Any = self._values.get(key)
         if value is None:
             value = default
-        # a bool is an int, and no number here
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not low <= value <= high
-        ):
+        if type(value) not in (int, float) or not low <= value <= high:
             self._refuse(key, f"a number from {low:g} to {high:g}", value)
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
-        value = self._values.get(key)
+        value: Any = self._values.get(key)
         if value is None:
             value = default
         if type(value) is not bool:
@@ -109,25 +104,22 @@ class Fields:
 
     def numbers(self, key: str, count: int) -> tuple[float, ...]:
         """Exactly `count` finite numbers."""
-        value = self._values.get(key)
+        value: Any = self._values.get(key)
         if not isinstance(value, list) or len(value) != count or not all(map(_is_finite, value)):
             self._refuse(key, f"a list of {count} finite numbers", value)
         return tuple(map(float, value))
 
     def integers(self, key: str, low: int, high: int) -> tuple[int, ...]:
         """A list of at most 64 whole numbers from `low` to `high`."""
-        value = self._values.get(key)
-        if (
-            not isinstance(value, list)
-            or len(value) > _LONGEST_LIST
-            or not all(type(v) is int and low <= v <= high for v in value)
-        ):
+        value: Any = self._values.get(key)
+        whole = isinstance(value, list) and len(value) <= _LONGEST_LIST
+        if not whole or not all(type(v) is int and low <= v <= high for v in value):
             self._refuse(key, f"a list of whole numbers from {low} to {high}", value)
         return tuple(value)
 
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of at most 64 strings; empty where the key is absent."""
-        value = self._values.get(key)
+        value: Any = self._values.get(key)
         if value is None:
             value = []
         whole = isinstance(value, list) and len(value) <= _LONGEST_LIST
@@ -137,14 +129,14 @@ class Fields:
 
     def object(self, key: str) -> "Fields":
         """An object inside this one."""
-        value = self._values.get(key)
+        value: Any = self._values.get(key)
         if not isinstance(value, dict):
             self._refuse(key, "an object", value)
         return Fields(value, f"{self._inside}{key}.")
 
     def objects(self, key: str, most: int) -> list["Fields"]:
         """A list of at most `most` objects; empty where the key is absent."""
-        value = self._values.get(key)
+        value: Any = self._values.get(key)
         if value is None:
             value = []
         whole = isinstance(value, list) and len(value) <= most
@@ -154,7 +146,7 @@ class Fields:
 
     def plain(self, key: str) -> dict[str, Any]:
         """An object that is handed on as it is; its numbers are finite."""
-        value = self._values.get(key)
+        value: Any = self._values.get(key)
         if not isinstance(value, dict) or not _is_strict(value):
             self._refuse(key, "an object of finite numbers", value)
         return value

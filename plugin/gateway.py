@@ -2,24 +2,28 @@
 
 Every connection passes the same parts to the same dispatcher as ZeroMQ does. Before its hello
 a connection may send headers only, and only for some seconds. Web pages may come in only from
-the origins that are listed: any page can open a socket to 127.0.0.1.
+the origins that are listed: any page can open a socket to 127.0.0.1. The port of WebSocket also
+answers plain GET requests for the two scripts that pages need, which are no secret, and no other.
 """
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 import threading
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 from splatmend.core.errors import InputError
 from splatmend.plugin.dispatcher import Dispatcher
 from splatmend.plugin.framing import Buffer, Limits, ProtocolError, join, reading, split
+from splatmend.plugin.sockets import host_port, is_loopback
+from splatmend.plugin.web_files import script
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import ServerConnection
+    from websockets.http11 import Request, Response
 
 __all__ = ["Gateway", "GatewayOptions"]
 
@@ -84,6 +88,16 @@ class _GatewayPeer:
             self._waiting_bytes += sum(map(len, item or ()))
         elif self.writing is not None:
             self.writing.cancel()  # it sends frames and does not read the answers
+
+    def forget(self) -> None:
+        """Free what is queued.
+
+        The task that failed to send it refers to this in a cycle, and a full run of the
+        garbage collector may be long in coming.
+        """
+        self.writing = None
+        self._outbox = asyncio.Queue()
+        self._most_bytes = 0
 
     async def write_all(self, connection: _Connection) -> None:
         """Send what is queued until the end of it."""
@@ -171,6 +185,7 @@ class Gateway:
             self._websocket,
             sock=self._sockets["ws"],
             origins=origins,
+            process_request=_http,
             compression=None,  # pixels of a render hardly shrink, and it takes milliseconds
             max_size=self._limits.message_bytes,
             max_queue=2,
@@ -197,7 +212,7 @@ class Gateway:
         peer = _GatewayPeer(
             f"gateway {host}",
             self._limits,
-            local=_is_loopback(host),
+            local=is_loopback(host),
             needs_token=bool(self._options.tokens),
         )
         if len(self._peers) >= _MOST_CONNECTIONS:
@@ -217,6 +232,7 @@ class Gateway:
             for task in (reads, writes):
                 task.cancel()
             await asyncio.gather(reads, writes, return_exceptions=True)
+            peer.forget()
             await connection.close()
 
     async def _read_all(self, connection: _Connection, peer: _GatewayPeer) -> None:
@@ -296,30 +312,47 @@ class _WebSocket:
         await self._connection.close()
 
 
+def _http(connection: "ServerConnection", request: "Request") -> "Response | None":
+    """Answer a request that is no WebSocket handshake; None for one that is."""
+    if request.headers.get("Upgrade", "").lower() == "websocket":
+        return None
+    body = script(request.path.partition("?")[0])
+    if body is None:
+        return connection.respond(HTTPStatus.NOT_FOUND, "there is /attach.js and /splatmend.js\n")
+    response = connection.respond(HTTPStatus.OK, "")
+    response.body = body
+    for name in ("Content-Type", "Content-Length"):
+        del response.headers[name]  # setting one adds another
+    response.headers.update(
+        {
+            "Content-Type": "text/javascript; charset=utf-8",
+            "Content-Length": str(len(body)),
+            "Cache-Control": "no-cache",
+            "X-Content-Type-Options": "nosniff",
+            "Cross-Origin-Resource-Policy": "cross-origin",  # for pages that are isolated
+        }
+    )
+    return response
+
+
 def _listen(address: str, *, has_tokens: bool) -> socket.socket:
-    host, colon, port = address.rpartition(":")
-    host = host.strip("[]")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise InputError(f"{address!r} is no address: use host:port, such as 127.0.0.1:7879")
-    if not _is_loopback(host) and not has_tokens:
+    host, port = host_port(address)
+    if not is_loopback(host) and not has_tokens:
         raise InputError(
             f"{address} is open to other machines: give --token-file, and put TLS in front of it; "
             f"or use 127.0.0.1"
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, int(port)), family=family)
+        sock = socket.create_server((host, port), family=family)
     except OSError as error:
         raise InputError(f"cannot bind {address}: {error.strerror}; choose another port") from error
+    # inherited by connections; asyncio itself skips sockets whose protocol is not named, and
+    # Nagle's algorithm then keeps back each plane until the header is acknowledged, 40 ms
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 def _name(sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,8 @@ class Shown:
     age_ms: float = 0.0
     """Since the frame that it shows was given."""
     why: str = ""
-    """If not restored: down, bypass, late, old, unchanged, unreadable, closed, or the server's
-    reason or error code."""
+    """If not restored: down, bypass, waiting, late, old, busy, unchanged, unreadable, closed, or
+    the server's reason or error code."""
 
 
 @dataclass(eq=False)
@@ -37,7 +38,7 @@ class Request:
 
     id: int
     frame: Frame
-    """With arrays that nobody writes into."""
+    """What is sent, and what the answer's other planes are taken from."""
     given: Frame
     planes: tuple[Plane, ...]
     data: tuple[Buffer, ...]
@@ -64,19 +65,19 @@ def request_of(
     made: float,
     deadline: float | None,
     uses: Sequence[str],
+    copy: bool,
     camera: Camera | None = None,
     mask: NDArray[np.uint8] | None = None,
-    copy: bool = True,
 ) -> Request:
-    """What the client's thread needs to send a frame; planes that are not used stay here."""
+    """What the client's thread needs to send a frame; planes that are not used stay here.
+
+    `copy` is for frames whose arrays are written again before they are answered.
+    """
     planes = {name: getattr(frame, name) for name in ("color", "alpha", "depth", "motion")}
     kept = {name: plane for name, plane in planes.items() if plane is not None}
     own = replace(frame, **{n: p.copy() for n, p in kept.items()}) if copy else frame
-    sent = replace(
-        own,
-        depth=own.depth if "depth" in uses else None,
-        motion=own.motion if "motion" in uses else None,
-    )
+    unused: dict[str, Any] = {n: None for n in ("depth", "motion") if n not in uses}
+    sent = replace(own, **unused)
     if mask is not None:
         mask = np.array(mask, order="C") if "mask" in uses else None
     wire, data = to_planes(sent, mask=mask)

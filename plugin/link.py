@@ -15,6 +15,7 @@ from contextlib import suppress
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from splatmend.core.errors import InputError
 from splatmend.plugin.breaker import Breaker
 from splatmend.plugin.framing import MAGIC, Buffer, Limits, ProtocolError
 from splatmend.plugin.inflight import Request, Shown
@@ -32,7 +33,7 @@ from splatmend.plugin.messages import (
 )
 from splatmend.plugin.planes import PlaneMemo
 from splatmend.plugin.protocol import encode, parse
-from splatmend.plugin.sockets import Doorbell, may_receive, send_message, set_common_options
+from splatmend.plugin.sockets import Doorbell, may_receive, new_dealer, send_message
 from splatmend.plugin.wire_frames import from_result
 
 __all__ = ["Link"]
@@ -43,7 +44,6 @@ _HELLO_S = 1.0  # at most one hello in so much time
 _BUSY_S = 0.02  # between looks at the clock
 _IDLE_S = 0.2
 _LEAST_RECLAIM_S = 0.5
-_RECONNECT_MS = (100, 500)
 _BYE_MS = 200
 _REMEMBERED = 64
 
@@ -87,12 +87,13 @@ class Link:
         self._lost_at = time.monotonic()
         self._next_hello = 0.0
         self._last_sent = 0.0
+        self._warned: set[str] = set()
         self._closing = False
         self._ended = False
         self._limits = Limits(part_bytes=1 << 30, message_bytes=1 << 31, side=1 << 16)
         self._memo = PlaneMemo()
         self._context = zmq.Context()
-        self._socket = _dealer(self._context, url, keys)
+        self._socket = new_dealer(self._context, url, keys)
         self._monitor = self._socket.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
         )
@@ -133,15 +134,18 @@ class Link:
 
     def _run(self) -> None:
         try:
+            ready = [self._monitor]
             while not self._closing:
-                while may_receive(self._monitor):
-                    self._watch_connection()
+                if self._monitor in ready:
+                    while may_receive(self._monitor):
+                        self._watch_connection()
                 now = time.monotonic()
                 self._expire(now)
                 self._keep_session(now)
                 self._submit_waiting()
+                ready = []
                 if not self._receive_all():
-                    self._bell.wait(_BUSY_S if self._inflight else _IDLE_S)
+                    ready = self._bell.wait(_BUSY_S if self._inflight else _IDLE_S)
         finally:
             self._leave()
 
@@ -216,7 +220,7 @@ class Link:
                     self.counts["unreadable"] += 1
             except ProtocolError as error:
                 self.counts["unreadable"] += 1
-                _log.warning("the server sent what cannot be read: %s", error)
+                self._warn("unreadable", f"the server sent what cannot be read: {error}")
         return count
 
     def _act(self, message: Message) -> None:
@@ -241,12 +245,13 @@ class Link:
     def _settle(self, message: Result | Drop | ErrorReply, now: float) -> None:
         request = None if message.id is None else self._inflight.pop(message.id, None)
         if isinstance(message, ErrorReply):
-            _log.warning("the server answered %s: %s", message.code, message.text)
+            self._warn(message.code, f"the server answered {message.code}: {message.text}")
             if message.fatal or message.code == "no_session":
                 self._lose_session(request)
                 request = None if self._ordered else request
         if request is None:  # given up before, or never ours: it must not be shown
-            self.counts["unasked"] += not isinstance(message, ErrorReply)
+            if not isinstance(message, ErrorReply):
+                self.counts["unasked"] += 1
             return
         if isinstance(message, Result):
             self._rtts.append(now - request.sent)
@@ -269,7 +274,8 @@ class Link:
             return
         try:
             frame = from_result(request.frame, result)
-        except (ValueError, TypeError):  # of another size or kind than was sent
+        except InputError as error:
+            self._warn("unreadable", str(error))
             self._answer(request, "unreadable")
             return
         self.ages_ms.append((now - request.made) * 1e3)
@@ -294,12 +300,13 @@ class Link:
 
     def _expire(self, now: float) -> None:
         """Count what came too late, and take back the credit of what never came."""
-        limit = self._patience_s if self._ordered else self._reclaim_s()
+        if self._inflight:
+            limit = self._patience_s if self._ordered else self._reclaim_s()
         for request in list(self._inflight.values()):
             if request.deadline is not None and now > request.deadline:
                 self._miss(request, now)
             if now - request.sent > limit:
-                del self._inflight[request.id]
+                self._inflight.pop(request.id, None)
                 self._miss(request, now)
         self._show_state(now)
 
@@ -318,7 +325,7 @@ class Link:
             self._connected = False
             self._lose_session()
         else:
-            _log.warning("%s does not let this key in", self._url)
+            self._warn("auth", "the server does not let this key in")
 
     def _keep_session(self, now: float) -> None:
         if self.welcome is None:
@@ -355,6 +362,12 @@ class Link:
         else:
             self.state = "probe" if self._breaker.may_send(now) else "bypass"
 
+    def _warn(self, kind: str, text: str) -> None:
+        """Log each kind of trouble once: it may come with every frame."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            _log.warning("%s: %s", self._url, text)
+
     def _leave(self) -> None:
         if self.welcome is not None:
             self._send(Bye(session=self.welcome.session))
@@ -377,20 +390,3 @@ class Link:
         self._socket.close(_BYE_MS)
         self._context.term()
         self._bell.close()
-
-
-def _dealer(
-    context: "zmq.Context[zmq.Socket[bytes]]", url: str, keys: tuple[bytes, bytes, bytes] | None
-) -> "zmq.Socket[bytes]":
-    """A socket that is not connected yet; `keys` are public, secret and the server's."""
-    dealer = context.socket(zmq.DEALER)
-    set_common_options(dealer, url)
-    dealer.setsockopt(zmq.IMMEDIATE, 1)  # nothing queues up for a server that is away
-    dealer.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS[0])
-    dealer.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS[1])
-    if keys is not None:
-        for option, key in zip(
-            (zmq.CURVE_PUBLICKEY, zmq.CURVE_SECRETKEY, zmq.CURVE_SERVERKEY), keys, strict=True
-        ):
-            dealer.setsockopt(option, key)
-    return dealer

@@ -271,7 +271,7 @@ class Scheduler:
         elif isinstance(answer, Result):
             outcome = "result" if answer.applied else "bypass"
             stamps = (job.received, job.taken, job.prepared, job.restored, time.monotonic())
-            session.meter.restored(stamps)
+            session.meter.times.append(stamps)
         session.meter.frames[outcome] += 1
         self.frames[outcome] += 1
         session.peer.send(encode(answer))

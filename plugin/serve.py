@@ -12,6 +12,7 @@ splatmend serve --keys keys/ --url tcp://0.0.0.0:7878
 Ctrl-C stops it; frames at work are answered first.
 """
 
+import gc
 import logging
 import signal
 import sys
@@ -31,10 +32,11 @@ from splatmend.core.restore import RestoreOptions
 from splatmend.plugin.gateway import GatewayOptions
 from splatmend.plugin.server import Server, ServerOptions
 from splatmend.plugin.sessions import Policy
-from splatmend.plugin.sockets import DEFAULT_URL
+from splatmend.plugin.sockets import DEFAULT_URL, host_port
 from splatmend.plugin.stats import MetricsEndpoint
 from splatmend.plugin.watch import Watch
 from splatmend.plugin.workers import Engine, engine_of
+from splatmend.temporal import Stream
 
 __all__ = ["ServeConfig", "engines_of", "main", "serve"]
 
@@ -57,6 +59,8 @@ class ServeConfig:
     """0, the input, to 1."""
     color_lock: bool = True
     """Keep the model from changing broad colours."""
+    temporal: bool = True
+    """Steady each stream over time, for clients that do not decline."""
 
     url: tuple[str, ...] = (DEFAULT_URL,)
     """ZeroMQ: tcp://host:port or ipc://path."""
@@ -93,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
+    # full collections over what the libraries left behind would stop all frames for 0.1 s
+    gc.freeze()
     before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         serve(config, stop, say=_say)
@@ -115,7 +121,7 @@ def serve(config: ServeConfig, stop: threading.Event, *, say: Callable[[str], No
         if server.gateway is not None:
             addresses += [f"{kind}://{at}" for kind, at in server.gateway.addresses.items()]
         if config.metrics:
-            host, port = _host_port(config.metrics)
+            host, port = host_port(config.metrics)
             endpoint = stack.enter_context(MetricsEndpoint(host, port, server.figures))
             addresses.append(f"http://{endpoint.address}/metrics")
         say(f"serving {config.model} on {', '.join(addresses)}")
@@ -137,6 +143,7 @@ def engines_of(config: ServeConfig) -> list[Engine]:
             load_restorer(config.model, device=device, base=config.base, adapter=config.adapter),
             options,
             max_batch=config.batch,
+            stream=Stream if config.temporal else None,
         )
         for device in config.device
     ]
@@ -164,13 +171,6 @@ def _tokens(path: Path) -> tuple[str, ...]:
     if not tokens or any(len(token) < 16 or len(token) > 256 for token in tokens):
         raise InputError(f"{path} must hold tokens of 16 to 256 characters, one in each line")
     return tokens
-
-
-def _host_port(address: str) -> tuple[str, int]:
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise InputError(f"{address!r} is no address: use host:port, such as 127.0.0.1:7881")
-    return host.strip("[]"), int(port)
 
 
 def _say(line: str) -> None:

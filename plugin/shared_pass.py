@@ -130,7 +130,7 @@ class SharedPass:
             for call in calls if len(calls) > 1 else ():  # one of them may be at fault
                 self._restore([call])
             return
-        first = 0
-        for call in calls:
-            call.result = results[first : first + len(call.rgb)]
-            first += len(call.rgb)
+        for call, result in zip(
+            calls, torch.split(results, [len(c.rgb) for c in calls]), strict=True
+        ):
+            call.result = result

@@ -1,5 +1,6 @@
 """What both ends of a ZeroMQ connection have in common."""
 
+import ipaddress
 import re
 import selectors
 import socket
@@ -15,8 +16,11 @@ __all__ = [
     "DEFAULT_URL",
     "Doorbell",
     "check_url",
+    "host_port",
     "is_local_url",
+    "is_loopback",
     "may_receive",
+    "new_dealer",
     "send_message",
     "set_common_options",
 ]
@@ -25,6 +29,7 @@ DEFAULT_URL = "tcp://127.0.0.1:7878"
 
 _BUFFER_BYTES = 4 << 20  # of the kernel, each way: five frames of 512 x 512
 _QUEUE = 8  # messages per connection and direction
+_RECONNECT_MS = (100, 500)
 
 
 # as plain numbers: the enum's operators take longer than the calls
@@ -52,10 +57,27 @@ def check_url(url: str) -> None:
 
 def is_local_url(url: str) -> bool:
     """Whether only this machine can reach it."""
-    if url.startswith("ipc://"):
-        return True
-    host = url.removeprefix("tcp://").rpartition(":")[0]
-    return host in ("localhost", "[::1]") or host.startswith("127.")
+    return url.startswith("ipc://") or is_loopback(url.removeprefix("tcp://").rpartition(":")[0])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, by name or number, is this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def host_port(address: str) -> tuple[str, int]:
+    """Host and port of "host:port", brackets off.
+
+    Raises:
+        InputError: it is something else.
+    """
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise InputError(f"{address!r} is no address: use host:port, such as 127.0.0.1:7879")
+    return host.strip("[]"), int(port)
 
 
 def set_common_options(sock: "zmq.Socket[bytes]", url: str) -> None:
@@ -68,6 +90,23 @@ def set_common_options(sock: "zmq.Socket[bytes]", url: str) -> None:
     sock.setsockopt(zmq.HEARTBEAT_IVL, 2000)
     sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
     sock.setsockopt(zmq.IPV6, "[" in url)
+
+
+def new_dealer(
+    context: "zmq.Context[zmq.Socket[bytes]]", url: str, keys: tuple[bytes, bytes, bytes] | None
+) -> "zmq.Socket[bytes]":
+    """A client's socket, not connected yet; `keys` are public, secret and the server's."""
+    sock = context.socket(zmq.DEALER)
+    set_common_options(sock, url)
+    sock.setsockopt(zmq.IMMEDIATE, 1)  # nothing queues up for a server that is away
+    sock.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS[0])
+    sock.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS[1])
+    if keys is not None:
+        for option, key in zip(
+            (zmq.CURVE_PUBLICKEY, zmq.CURVE_SECRETKEY, zmq.CURVE_SERVERKEY), keys, strict=True
+        ):
+            sock.setsockopt(option, key)
+    return sock
 
 
 def send_message(sock: "zmq.Socket[bytes]", parts: Sequence[Buffer]) -> None:
@@ -103,7 +142,7 @@ class Doorbell:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._read, selectors.EVENT_READ)
         for sock in socks:
-            self._selector.register(int(sock.getsockopt(zmq.FD)), selectors.EVENT_READ)
+            self._selector.register(int(sock.getsockopt(zmq.FD)), selectors.EVENT_READ, sock)
 
     def ring(self) -> None:
         """Wake the owner; it takes no lock and never waits."""
@@ -112,13 +151,21 @@ class Doorbell:
             with suppress(BlockingIOError, OSError):  # full: it will wake; closed: never
                 self._write.send(b"\0")
 
-    def wait(self, timeout_s: float) -> None:
-        """Sleep until a socket's state may have changed, someone rings, or the time is over."""
+    def wait(self, timeout_s: float) -> "list[zmq.Socket[bytes]]":
+        """Sleep until a socket's state may have changed, someone rings, or the time is over.
+
+        Returns:
+            The sockets of which ZeroMQ says that something changed.
+        """
+        ready = []
         for key, _ in self._selector.select(timeout_s):
-            if key.fileobj is self._read:
-                with suppress(BlockingIOError):
-                    self._read.recv(64)
-                self._rung = False  # before the owner looks: what comes later rings again
+            if key.data is not None:
+                ready.append(key.data)
+                continue
+            with suppress(BlockingIOError):
+                self._read.recv(64)
+            self._rung = False  # before the owner looks: what comes later rings again
+        return ready
 
     def close(self) -> None:
         """Free the descriptors."""

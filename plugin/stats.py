@@ -7,7 +7,7 @@
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
@@ -75,20 +75,18 @@ class Meter:
     def __init__(self) -> None:
         self.frames: Counter[str] = Counter()
         self.size: tuple[int, int] | None = None
-        self._times: deque[tuple[float, ...]] = deque(maxlen=_KEPT)
-        self._ends: deque[float] = deque(maxlen=_KEPT)
-
-    def restored(self, times: Sequence[float]) -> None:
-        """Count a frame by when it was received, taken, prepared, restored and answered."""
-        steps = [after - before for before, after in pairwise(times)]
-        self._times.append((*steps, times[-1] - times[0]))
-        self._ends.append(times[-1])
+        self.times: deque[tuple[float, ...]] = deque(maxlen=_KEPT)
+        """When frames were received, taken, prepared, restored and answered."""
 
     def ages(self) -> dict[str, tuple[float, float]]:
         """Median and 95th percentile in milliseconds, by stage."""
-        if not self._times:
+        if not self.times:
             return {}
-        columns = (sorted(column) for column in zip(*self._times, strict=True))
+        rows = [
+            (*(after - before for before, after in pairwise(times)), times[-1] - times[0])
+            for times in self.times
+        ]
+        columns = (sorted(column) for column in zip(*rows, strict=True))
         return {
             stage: (round(column[len(column) // 2] * 1e3, 3),
                     round(column[len(column) * 95 // 100] * 1e3, 3))
@@ -98,7 +96,7 @@ class Meter:
     def fps(self) -> float:
         """Frames restored in a second, over the last two."""
         since = time.monotonic() - _FPS_WINDOW
-        recent = [end for end in self._ends if end >= since]
+        recent = [times[-1] for times in self.times if times[-1] >= since]
         # a full memory covers less than the window
         span = recent[-1] - recent[0] if len(recent) == _KEPT else _FPS_WINDOW
         return round(len(recent) / max(span, 1e-9), 1)

@@ -15,18 +15,18 @@ _HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # the terminal's other page
 _DROPS = ("superseded", "stale", "busy", "shutdown")
 _HEAD = (
-    f"{'stream':<18}{'mode':<9}{'size':>10}{'fps':>7}{'queue':>14}{'restore':>14}{'total':>14}"
-    f"{'frames':>9}{'dropped':>9}{'errors':>8}"
+    f"{'stream':<13}{'mode':<8}{'size':>9}{'fps':>6}{'queue':>9}{'restore':>9}{'total':>9}"
+    f"{'done':>8}{'drop':>5}{'err':>4}"
 )
-_NOTE = "milliseconds at the server: median / 95th percentile of the last 256 frames"
+_NOTE = "milliseconds at the server: median/95th percentile of the last 256 frames"
 
 
 def screen(figures: Figures, *, columns: int, rows: int) -> str:
-    """The figures as lines that fit a terminal of that size."""
+    """The figures as lines that fit a terminal of that size; 80 columns show everything."""
     minutes, seconds = divmod(int(figures.uptime_s), 60)
     dropped = sum(figures.frames.get(reason, 0) for reason in _DROPS)
     totals = (
-        f"splatmend serve  {figures.model}  up {minutes // 60}:{minutes % 60:02d}:{seconds:02d}  "
+        f"{figures.model}  up {minutes // 60}:{minutes % 60:02d}:{seconds:02d}  "
         f"{figures.resident_bytes / 1e6:.0f} MB  {len(figures.streams)} streams  "
         f"{figures.frames.get('result', 0)} restored  {dropped} dropped  "
         f"{figures.frames.get('error', 0)} errors"
@@ -47,13 +47,17 @@ def screen(figures: Figures, *, columns: int, rows: int) -> str:
 def _row(stream: StreamFigures) -> str:
     size = f"{stream.size[0]}x{stream.size[1]}" if stream.size else "-"
     ages = [stream.age_ms.get(stage) for stage in ("queue", "restore", "total")]
-    cells = "".join(f"{f'{a[0]:.1f} / {a[1]:.1f}' if a else '-':>14}" for a in ages)
+    cells = "".join(f"{f'{_short(a[0])}/{_short(a[1])}' if a else '-':>9}" for a in ages)
     dropped = sum(stream.frames.get(reason, 0) for reason in _DROPS)
     name = stream.stream or stream.client or stream.session
     return (
-        f"{name[:17]:<18}{stream.mode:<9}{size:>10}{stream.fps:>7.1f}{cells}"
-        f"{stream.frames.get('result', 0):>9}{dropped:>9}{stream.frames.get('error', 0):>8}"
+        f"{name[:12]:<13}{stream.mode:<8}{size:>9}{stream.fps:>6.1f}{cells}"
+        f"{stream.frames.get('result', 0):>8}{dropped:>5}{stream.frames.get('error', 0):>4}"
     )
+
+
+def _short(milliseconds: float) -> str:
+    return f"{milliseconds:.1f}" if milliseconds < 10 else f"{milliseconds:.0f}"
 
 
 class Watch:

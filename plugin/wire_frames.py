@@ -5,12 +5,13 @@ and alpha of its request. What the restorer left alone comes back with the bytes
 """
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from splatmend.core.errors import InputError
 from splatmend.core.frame import AlphaKind, Frame
 from splatmend.plugin.framing import Buffer
 from splatmend.plugin.messages import FrameRequest, Result, Want
@@ -80,6 +81,7 @@ def to_result(
     fmt = want.fmt or plane.fmt
     layout, origin = want.layout or plane.layout, want.origin or plane.origin
     pixel, came = FORMATS[fmt], plane.pixel
+    out: Any
     plain = plane.cs == "srgb" and plane.fmt in ("rgb8", "rgb16")
     if plain and (fmt, layout, origin) == (plane.fmt, "hwc", "tl"):
         out = np.ascontiguousarray(color)
@@ -96,7 +98,7 @@ def to_result(
     )  # fmt: skip
     if (plane.fmt, plane.layout, plane.origin, plane.stride) != (fmt, layout, origin, stride):
         plane = replace(plane, fmt=fmt, layout=layout, origin=origin, stride=stride)
-    return (plane,), (memoryview(cast(Buffer, out)).cast("B"),)
+    return (plane,), (memoryview(out).cast("B"),)
 
 
 def to_planes(
@@ -112,10 +114,10 @@ def to_planes(
     planes, data = [], []
 
     def add(name: str, fmt: str, array: NDArray[Any], **more: Any) -> None:
-        whole = np.ascontiguousarray(array)
+        whole: Any = np.ascontiguousarray(array)
         stride = frame.size[1] * FORMATS[fmt].bytes_per_pixel
         planes.append(Plane(name=name, fmt=fmt, stride=stride, **more))
-        data.append(memoryview(cast(Buffer, whole)).cast("B"))
+        data.append(memoryview(whole).cast("B"))
 
     kind = "opaque"
     if frame.alpha is not None:
@@ -137,11 +139,17 @@ def to_planes(
 def from_result(frame: Frame, result: Result) -> Frame:
     """The frame that was sent with the colour that came back; read-only.
 
-    A result of `to_planes` is expected: RGB of the frame's own type, top row first.
+    Raises:
+        InputError: it does not answer `to_planes` of that frame: another size or type.
     """
     index = [plane.name for plane in result.planes].index("color")
     plane, data = result.planes[index], result.data[index]
-    return frame.with_color(samples(plane, result.width, result.height, data))
+    color = samples(plane, result.width, result.height, data)
+    if (color.shape, color.dtype) != (frame.color.shape, frame.color.dtype):
+        raise InputError(
+            f"{frame.color.shape} {frame.color.dtype} was sent, {color.shape} {color.dtype} is back"
+        )
+    return frame.with_color(color)
 
 
 def _with(item: tuple[Plane, Buffer], request: FrameRequest) -> tuple[Plane, FrameRequest, Buffer]:
@@ -239,21 +247,15 @@ def _depth(
     depth: NDArray[np.float32] = _upright(plane, request, data)[..., 0]
     depth = np.nan_to_num(depth, nan=0.0, posinf=0.0, neginf=0.0)
     if plane.kind == "inverse":
-        inverse: NDArray[np.float32] = np.divide(
-            1, depth, out=np.zeros_like(depth), where=depth > 0
-        )
-        return inverse
+        return np.divide(1, depth, out=np.zeros_like(depth), where=depth > 0)
     if plane.kind == "accumulated" and alpha is not None:
         share = _rescale(alpha, np.dtype(np.float32))
-        apart: NDArray[np.float32] = np.divide(
-            depth, share, out=np.zeros_like(depth), where=share > 0
-        )
-        return apart
+        depth = np.divide(depth, share, out=np.zeros_like(depth), where=share > 0)
     if plane.kind == "ray" and request.camera is not None:
         fx, fy, cx, cy = request.camera.intrinsics
         x = (np.arange(request.width, dtype=np.float32) + 0.5 - cx) / fx
         y = (np.arange(request.height, dtype=np.float32) + 0.5 - cy) / fy
-        return (depth / np.sqrt(1 + x[None] ** 2 + y[:, None] ** 2)).astype(np.float32)
+        depth = (depth / np.sqrt(1 + x[None] ** 2 + y[:, None] ** 2)).astype(np.float32)
     return depth
 
 
@@ -263,5 +265,6 @@ def _motion(plane: Plane, data: Buffer, request: FrameRequest) -> NDArray[np.flo
     x, y = {"px": (1, 1), "uv": (width, height), "ndc": (width / 2, height / 2)}[plane.unit]
     sign = 1 if plane.dir == "cur_to_prev" else -1
     scale = np.array((sign * x, sign * y * (-1 if plane.origin == "bl" else 1)), np.float32)
-    motion = _upright(plane, request, data) * scale
-    return np.nan_to_num(motion, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    motion: NDArray[np.float32] = _upright(plane, request, data) * scale
+    np.nan_to_num(motion, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    return motion

@@ -212,7 +212,9 @@ class Worker:
         if isinstance(error, ProtocolError):
             code, text = error.code, str(error)
         else:
-            _log.error("frame %d of %s failed", job.request.id, session.id, exc_info=error)
+            # once for a session, for it may go on with every frame
+            level = logging.DEBUG if session.meter.frames["error"] else logging.ERROR
+            _log.log(level, "frame %d of %s failed", job.request.id, session.id, exc_info=error)
         self._scheduler.answer(
             job,
             ErrorReply(

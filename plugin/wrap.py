@@ -20,7 +20,7 @@ from splatmend.core.pixels import from_tensor, to_tensor
 from splatmend.plugin.client import Client, ClientOptions
 from splatmend.plugin.sockets import DEFAULT_URL
 
-__all__ = ["Wrapped", "wrap"]
+__all__ = ["FAULTS", "Wrapped", "replace_in", "wrap"]
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +28,14 @@ _P = ParamSpec("_P")
 _Array = NDArray[Any] | Tensor
 Place = int | str
 """Where in a returned tuple, list or mapping something is."""
+FAULTS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What may go wrong here and is nobody's business but the log's. Not Exception: viewers
+interrupt a rendering by exceptions of their own."""
+
+_DTYPES = (
+    *(torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *map(np.dtype, (np.uint8, np.float16, np.float32, np.float64)),
+)
 
 
 def wrap(
@@ -98,8 +106,7 @@ class Wrapped(Generic[_P]):
             return output
         try:
             return self._restored(output)
-        # not Exception: viewers interrupt a rendering by exceptions of their own
-        except (ValueError, TypeError, LookupError, RuntimeError) as error:
+        except FAULTS as error:
             if not self._warned:
                 _log.warning("images are shown unrestored: %s", error)
             self._warned = True
@@ -118,9 +125,7 @@ class Wrapped(Generic[_P]):
         picture, frame = self._reader.read(output)
         if frame is None:
             return output
-        # in sync the caller has nothing to write with until the answer is there
-        copy = self.client.options.mode != "sync"
-        shown = self.client.restore(frame, cut=self._cut, copy=copy)
+        shown = self.client.restore(frame, cut=self._cut)
         self._cut = False
         if not shown.restored:
             return output
@@ -132,6 +137,8 @@ class _Picture:
 
     def __init__(self, image: _Array, layout: str) -> None:
         shape = tuple(image.shape)
+        if image.dtype not in _DTYPES:
+            raise InputError(f"an image is uint8 or floating, got {image.dtype}")
         if len(shape) < 3 or any(side != 1 for side in shape[:-3]):
             raise InputError(f"one image of three axes is restored at a time, got {shape}")
         last, first = shape[-1] in (3, 4), shape[-3] in (3, 4)
@@ -145,21 +152,17 @@ class _Picture:
         """(h, w, 3)."""
         return _as(self._whole()[..., :3], dtype)
 
-    def fourth(self) -> NDArray[Any] | Tensor:
+    def fourth(self) -> _Array:
         """(h, w)."""
-        fourth: NDArray[Any] | Tensor = self._whole()[..., 3]
-        return fourth
+        plane: _Array = self._whole()[..., 3]
+        return plane
 
     def with_color(self, color: NDArray[Any]) -> _Array:
         """A copy of the image with another colour."""
-        if isinstance(self.image, Tensor):
-            new: Any = self.image.clone()
-        else:
-            new = self.image.copy()
+        new = self.image.clone() if isinstance(self.image, Tensor) else self.image.copy()
         whole = _hwc(new, chw=self.chw)
         whole[..., :3] = _like(color, self.image)
-        changed: _Array = new
-        return changed
+        return new
 
     def _whole(self) -> Any:
         return _hwc(self.image, chw=self.chw)
@@ -210,16 +213,21 @@ class _Reader:
 
     def put_back(self, output: Any, image: _Array) -> Any:
         """What was returned, of the same type, with another image."""
-        if not isinstance(output, tuple | list | Mapping):
-            return image
-        if isinstance(output, Mapping):
-            return {**output, self._image: image}
-        items = list(output)
-        items[int(self._image)] = image
-        if isinstance(output, list):
-            return items
-        make: Callable[[list[Any]], Any] = getattr(type(output), "_make", type(output))
-        return make(items)
+        return replace_in(output, self._image, image)
+
+
+def replace_in(output: Any, place: Place, image: Any) -> Any:
+    """A copy of a tuple, a list or a mapping with another image; of anything else, the image."""
+    if not isinstance(output, tuple | list | Mapping):
+        return image
+    if isinstance(output, Mapping):
+        return {**output, place: image}
+    items = list(output)
+    items[int(place)] = image
+    if isinstance(output, list):
+        return items
+    make: Callable[[list[Any]], Any] = getattr(type(output), "_make", type(output))
+    return make(items)
 
 
 def _hwc(image: Any, *, chw: bool) -> Any:

@@ -118,8 +118,7 @@ class ZmqCarrier:
     @property
     def urls(self) -> list[str]:
         """Where it is bound, ports filled in."""
-        ends = [bytes(r.getsockopt(zmq.LAST_ENDPOINT)) for r in self._routers]
-        return [end.decode().rstrip("\0") for end in ends]
+        return [r.getsockopt_string(zmq.LAST_ENDPOINT) for r in self._routers]
 
     def start(self) -> None:
         """Begin to carry."""

@@ -2,12 +2,24 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
+from functools import partial
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
+from websockets.sync.client import connect
+
+from splatmend.core import Frame
+from splatmend.plugin.framing import Limits, join, split
+from splatmend.plugin.messages import FrameRequest, Hello
+from splatmend.plugin.protocol import encode, parse
+from splatmend.plugin.wire_frames import to_planes
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -41,6 +53,66 @@ def test_demo(tmp_path: Path) -> None:
 def test_restore_frames() -> None:
     said = run("02_restore_frames.py")
     assert "nothing changed where alpha is 0: True" in said
+
+
+def test_wrap_a_renderer() -> None:
+    said = run("03_wrap_a_renderer.py")
+    assert "4 of 4 frames restored" in said
+    assert "the same where alpha is 0: True" in said
+
+
+def test_unmodified_script() -> None:
+    training, viewing, summary = run("04_unmodified_script.py").splitlines()
+    assert float(viewing.rpartition(" ")[2]) > float(training.rpartition(" ")[2])
+    assert "1 of 1 pictures restored (diff_gaussian_rasterization.GaussianRasterizer)" in summary
+
+
+def test_viser() -> None:
+    said = run("05_viser.py")
+    assert "1 image restored" in said or "viser is not installed" in said
+
+
+def test_sibr_proxy() -> None:
+    said = run("06_sibr_proxy.py")
+    assert said == "10 pictures restored, in order: True\n"
+
+
+def test_browser() -> None:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "07_browser.py"), "0", "0"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a job may ignore it
+    ) as it:
+        try:
+            assert it.stdout is not None
+            page = it.stdout.readline().split()[0]
+            text = urllib.request.urlopen(page, timeout=10).read().decode()
+            source = text.partition('<script src="')[2].partition('"')[0]
+            assert b"class Overlay" in urllib.request.urlopen(source, timeout=10).read()
+            address = source.replace("http:", "ws:")
+            with connect(address, origin=page.rstrip("/"), compression=None) as socket:
+                socket.send(b"".join(join(encode(Hello()))))
+                session = parse(split(socket.recv(10), Limits()), Limits()).session
+                planes, data = to_planes(Frame(color=np.full((64, 64, 3), 99, np.uint8)))
+                frame = FrameRequest(
+                    session=session, id=0, width=64, height=64, planes=planes, data=data
+                )
+                socket.send(b"".join(join(encode(frame))))
+                result = parse(split(socket.recv(60), Limits()), Limits())
+                assert (result.id, result.model, result.applied) == (0, "compact", True)
+        finally:
+            it.send_signal(signal.SIGINT)
+            said, _ = it.communicate(timeout=30)
+        assert (it.returncode, said) == (0, "stopped\n")
+
+
+def test_csharp() -> None:
+    if shutil.which("mcs") is None and os.environ.get("FAIL_WITHOUT_PROGRAMS") != "1":
+        pytest.skip("needs Mono: apt-get install --no-install-recommends mono-mcs mono-runtime")
+    assert "20 of 20 frames restored by compact" in run("08_csharp.py")
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.name)

@@ -1,6 +1,11 @@
-"""Clips for the tests, made here with PyAV: small, seeded, with known contents."""
+"""Clips for the tests, made here with PyAV: small, seeded, with known contents.
 
-from collections.abc import Callable
+And a stack for servers and clients, which must leave no thread behind.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -218,6 +223,13 @@ def _texts(output: Any, codec: str) -> list[Any]:
         packet.duration = end - start
         packets.append(packet)
     return packets
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as everything:
+        yield everything
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("smp-")]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from splatmend.plugin.client import Client, ClientOptions
 from splatmend.plugin.framing import MAGIC, Limits
 from splatmend.plugin.keys import KeysConfig, make_keys
 from splatmend.plugin.messages import Camera, Drop, ErrorReply, FrameRequest, Result, Welcome
+from splatmend.plugin.planes import Plane
 from splatmend.plugin.protocol import encode, parse
 from splatmend.plugin.server import Server, ServerOptions
 from splatmend.plugin.sessions import Policy
@@ -40,13 +41,6 @@ def until(true: Callable[[], bool], seconds: float = 10) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.005)
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as everything:
-        yield everything
-    assert not [t.name for t in threading.enumerate() if t.name.startswith("smp-")]
 
 
 @pytest.fixture
@@ -217,9 +211,11 @@ def client_of(fake: FakeServer, client: Any, **options: Any) -> Client:
         {"id": 77},
         {"session": "another"},
         {"width": 3, "height": 8},
+        {"width": 12, "height": 2, "planes": (Plane(name="color", fmt="rgb8", stride=36),)},
+        {"planes": (Plane(name="color", fmt="rgb16f", stride=36),), "data": (bytes(144),)},
         {"planes": (), "data": (), "applied": False},
     ],
-    ids=["id", "session", "size", "not applied"],
+    ids=["id", "session", "broken size", "size", "type", "not applied"],
 )
 def test_answers_that_are_not_ours_are_not_shown(changes, fake, client) -> None:
     asks = client_of(fake, client, deadline_ms=300)
@@ -646,6 +642,20 @@ def test_options_that_cannot_be(options, message) -> None:
 def test_addresses_that_cannot_be(url) -> None:
     with pytest.raises(InputError, match="is no address: use tcp://host:port"):
         Client(url)
+
+
+def test_over_ipc(start, client, tmp_path: Path) -> None:
+    assert client(start(url=f"ipc://{tmp_path}/smp")).restore(picture(1)).restored
+
+
+def test_trouble_is_logged_once(fake, client, caplog) -> None:
+    asks = client_of(fake, client)
+    for _ in range(3):
+        error = ErrorReply(session="s", code="internal", text="out of memory")
+        fake.send(error)
+        fake.router.send_multipart([fake.peer, b"SMP1", b"{"])
+    until(lambda: asks.counts.get("unreadable") == 3)
+    assert [r.getMessage().count("out of memory") for r in caplog.records] == [1, 0]
 
 
 def test_with_keys(stack, tmp_path: Path) -> None:

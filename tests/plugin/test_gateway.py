@@ -1,10 +1,14 @@
 """The gateway: the same server for clients that speak TCP or WebSocket."""
 
+import gc
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+import tracemalloc
+import urllib.error
+import urllib.request
+from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
@@ -116,13 +120,6 @@ def until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.005)
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as everything:
-        yield everything
-    assert not [t.name for t in threading.enumerate() if t.name.startswith("smp-")]
 
 
 @pytest.fixture
@@ -390,3 +387,75 @@ def test_addresses_that_cannot_be(options, message) -> None:
 def test_a_gateway_that_never_started_can_be_stopped() -> None:
     options = ServerOptions(urls=("tcp://127.0.0.1:0",), gateway=GatewayOptions(tcp=ANY))
     Server([Engine("negative", negative)], options).stop()
+
+
+@pytest.mark.parametrize(
+    ("path", "holds"),
+    [
+        ("/splatmend.js", "globalThis.Splatmend = require('./splatmend.js')"),
+        ("/attach.js", "class Overlay"),
+        ("/attach.js?v=2", "class Overlay"),
+    ],
+)
+def test_pages_get_their_scripts_from_the_port_of_websocket(start, path, holds) -> None:
+    server = start(tokens=(TOKEN,))
+    assert server.gateway is not None
+    url = f"http://{server.gateway.addresses['ws']}{path}"
+    with urllib.request.urlopen(url, timeout=10) as response:
+        text = response.read().decode()
+        assert response.headers["Content-Type"] == "text/javascript; charset=utf-8"
+        assert int(response.headers["Content-Length"]) == len(text.encode())
+    assert holds in text
+    assert text.count("define('./smp1.js'") == 1
+    assert TOKEN not in text
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/attach", "/overlay.js", "/../gateway.py", "/%2e%2e/gateway.py", "//attach.js"],
+)
+def test_nothing_else_is_served(start, path) -> None:
+    server = start()
+    assert server.gateway is not None
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"http://{server.gateway.addresses['ws']}{path}", timeout=10)
+    with caught.value as response:
+        assert (response.code, response.read()) == (404, b"there is /attach.js and /splatmend.js\n")
+
+
+def tcp_of(server: Server) -> str:
+    assert server.gateway is not None
+    return server.gateway.addresses["tcp"]
+
+
+def test_answers_that_nobody_read_are_freed(start: Callable[..., Server]) -> None:
+    """At once, though a failed task and its connection refer to each other."""
+    server = start()
+    size = (256, 256)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        with closing(TcpClient(tcp_of(server))) as client:
+            session = hello(client, mode="ordered").session
+            client.socket.settimeout(0.5)
+            with suppress(OSError):
+                for number in range(200):
+                    send(client, request(session, number, size=size))
+        time.sleep(1.5)  # the last answers are tried for a second
+        held, most = tracemalloc.get_traced_memory()
+        assert most > 100 * 3 * size[0] * size[1]
+        assert held < 30 * 3 * size[0] * size[1]
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
+def test_planes_do_not_wait_for_acknowledgements() -> None:
+    """Header and plane are two packets: Nagle's algorithm would hold back the second 40 ms."""
+    with (
+        closing(module._listen("127.0.0.1:0", has_tokens=False)) as listening,
+        closing(socket.create_connection(listening.getsockname())),
+        closing(listening.accept()[0]) as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

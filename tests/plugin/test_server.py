@@ -5,7 +5,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -131,13 +131,6 @@ class Gate:
         self.entered.release()
         assert self.open.wait(10)
         return negative(frames)
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as everything:
-        yield everything
-    assert not [t.name for t in threading.enumerate() if t.name.startswith("smp-")]
 
 
 @pytest.fixture
@@ -725,6 +718,7 @@ def test_a_server_that_never_started_can_be_stopped() -> None:
         ("tcp://0.0.0.0:0", "open to other machines: make keys"),
         ("tcp://*:0", "open to other machines: make keys"),
         ("tcp://[::]:0", "open to other machines: make keys"),
+        ("tcp://127.0.0.1.example:0", "open to other machines: make keys"),
         ("tcp://127.0.0.1:99999", "is no address: use tcp://host:port"),
         ("smoke://signal", "is no address"),
         ("ipc://*", "is no address"),
@@ -849,11 +843,12 @@ def test_figures_in_all_three_forms(start, connect, stack) -> None:
     with pytest.raises(InputError, match="cannot serve metrics"):
         MetricsEndpoint(host, int(port), server.figures)
 
-    shown = screen(server.figures(), columns=120, rows=24).splitlines()
+    shown = screen(server.figures(), columns=80, rows=24).splitlines()
     assert len(shown) == 6
     assert "4 restored  0 dropped  0 errors" in shown[0]
     assert 'we"ird' in shown[3]
     assert "6x4" in shown[3]
+    assert [len(line) for line in shown[2:4]] == [80, 80]
 
 
 def test_the_screen_fits(start, connect) -> None:
@@ -893,7 +888,7 @@ def test_serve_says_where_and_stops(stack) -> None:
     until(lambda: bool(said))
     assert said[0].startswith("serving copy on tcp://127.0.0.1:")
     wire = stack.enter_context(closing(Wire(said[0].split()[3].rstrip(","))))
-    assert wire.hello().model == "copy"
+    assert wire.hello().stateful
     wire.frame(0, value=9)
     assert bytes(wire.receive().data[0]) == bytes([9]) * 72
     stop.set()

@@ -197,6 +197,8 @@ def test_layout_can_be_said(client, came) -> None:
         pixels(2),
         np.zeros((2, *SIZE, 3), np.uint8),
         np.zeros((0, 5, 3), np.uint8),
+        np.full((*SIZE, 3), 200),  # whole numbers: of what range?
+        torch.ones(*SIZE, 3, dtype=torch.bool),
         torch.zeros(*SIZE, 3, requires_grad=True),
     ],
     ids=lambda o: str(getattr(o, "shape", o)),
@@ -236,9 +238,7 @@ def test_without_a_server_nothing_changes() -> None:
 def test_cut_is_said_once(client, monkeypatch) -> None:
     said: list[bool] = []
     real = client.restore
-    monkeypatch.setattr(
-        client, "restore", lambda frame, *, cut, copy: said.append(cut) or real(frame, copy=copy)
-    )
+    monkeypatch.setattr(client, "restore", lambda frame, *, cut: said.append(cut) or real(frame))
     render = wrap(pixels, client)
     render()
     render.cut()

@@ -1,0 +1,34 @@
+"""A renderer in C#, restored over TCP: a server here, 08_csharp/Program.cs on the other side.
+
+    python examples/08_csharp.py                    compiles it with Mono and runs it
+
+plugin/clients/Splatmend.cs is the whole client; see docs/clients.md. Mono: apt-get install
+--no-install-recommends mono-mcs mono-runtime.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from splatmend.core import load_restorer
+from splatmend.plugin.gateway import GatewayOptions
+from splatmend.plugin.server import Server, ServerOptions
+from splatmend.plugin.workers import engine_of
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = (ROOT / "plugin/clients/Splatmend.cs", ROOT / "examples/08_csharp/Program.cs")
+
+if not shutil.which("mcs"):
+    sys.exit("the C# compiler is not installed: mcs, of mono-mcs")
+options = ServerOptions(
+    urls=("tcp://127.0.0.1:0",), gateway=GatewayOptions(tcp="127.0.0.1:0")
+)  # what `splatmend serve --tcp 127.0.0.1:7879` does
+with Server([engine_of(load_restorer("compact"))], options) as server:
+    assert server.gateway is not None
+    port = server.gateway.addresses["tcp"].split(":")[1]
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "Program.exe"
+        subprocess.run(["mcs", f"-out:{program}", *map(str, SOURCES)], check=True)
+        sys.exit(subprocess.run(["mono", str(program), port], check=False).returncode)

@@ -1,0 +1,400 @@
+/**
+ * A client of a Splatmend server: send frames, get them back restored.
+ *
+ * No dependencies. A page loads http://127.0.0.1:7880/splatmend.js from the server and has
+ * `Splatmend`; Node 20 or newer takes this file by `require` or `import`.
+ *
+ *     const client = new Splatmend.Client("ws://127.0.0.1:7880");   // in Node tcp://host:port
+ *     const color = { n: "color", fmt: "rgba8", stride: 4 * w, origin: "bl", data: pixels };
+ *     const shown = await client.restore({ w, h, planes: [color] });
+ *     if (shown.restored) draw(shown.planes[0].data);   // else show your own: `why` says why
+ *
+ * A frame that is not answered in time is to be shown as it is; a server that keeps missing is
+ * left alone for a while and asked again with single frames; one that comes back is found
+ * again. Times are milliseconds of performance.now().
+ */
+"use strict";
+
+const { Breaker } = require("./breaker.js");
+const { connect } = require("./carriers.js");
+const { MODES, encode, parse } = require("./smp1.js");
+
+const HELLO_MS = 1000; // at most one hello, and one connection, in so much time
+const [WELCOME_MS, LEAST_RECLAIM_MS, BYE_MS] = [5000, 500, 200];
+const REMEMBERED = 64;
+
+const DEFAULTS = Object.freeze({
+  /** latest and sync: newer frames replace one that waits; ordered: every frame counts. */
+  mode: "latest",
+  /** Until a frame is shown raw, in latest and sync; the server drops what waits longer. */
+  maxAgeMs: 500,
+  /** In ordered: how long a frame may take, or the server be away. */
+  patienceMs: 30_000,
+  /** Unanswered frames in a row after which the server is left alone. */
+  misses: 3,
+  temporal: true,
+  program: "splatmend-javascript",
+  stream: "",
+  token: undefined,
+  /** { fmt, layout, origin } that results should have; as the frames, if left out. */
+  want: undefined,
+  /** Called with each new `state`. */
+  onState: () => {},
+  /** Told once of each kind of trouble. */
+  warn: (text) => console.warn(`splatmend: ${text}`),
+});
+
+/** Sends the frames of one stream to one server. Throws on options that cannot be used. */
+class Client {
+  /** Frames by outcome: sent, restored, and shown raw by reason; `unasked` were ignored. */
+  counts = {};
+  /** What the server said of itself; null while there is no session. */
+  welcome = null;
+  /** down (no server), up, bypass (it does not answer), probe (it may be tried). */
+  state = "down";
+  /** Of the last restored frames, from when they were given until they were back. */
+  agesMs = [];
+
+  #pending = []; // frames that wait for credit: one at most, but in ordered
+  #inflight = new Map();
+  #roundTrips = [];
+  #breaker;
+  #credit = 1;
+  #nextId = 0;
+  #cutId = -1;
+  #lastSentId = -1;
+  #connection = null;
+  #lastHello = -HELLO_MS;
+  #lastSent = 0;
+  #away = false; // in ordered: for longer than patience
+  #timers = {}; // one for each purpose
+  #warned = new Set();
+  #closed = null;
+
+  constructor(url = "ws://127.0.0.1:7880", options = {}) {
+    this.url = url;
+    this.options = { ...DEFAULTS, ...options };
+    const { mode, maxAgeMs, patienceMs, misses } = this.options;
+    if (!MODES.includes(mode)) throw new TypeError(`mode must be one of ${MODES}, got ${mode}`);
+    if (!(Math.min(maxAgeMs, patienceMs, misses) > 0)) throw new TypeError("limits must be > 0");
+    this.#breaker = new Breaker(misses);
+    this.#connect();
+    this.#lose(); // as yet there is none
+  }
+
+  get #ordered() {
+    return this.options.mode === "ordered";
+  }
+
+  /** Whether `restore` has any use for a frame just now; else call `skip`. */
+  get wantsFrames() {
+    this.#showState();
+    return this.state === "up" || this.state === "probe";
+  }
+
+  /** Whether a frame given now would be sent at once. */
+  get idle() {
+    return this.wantsFrames && !this.#pending.length && this.#inflight.size < this.#credit;
+  }
+
+  /** A frame was shown as it is: those that follow are no longer the next. */
+  skip() {
+    this.#nextId += 1;
+  }
+
+  /** Resolves to whether there is a server, after `timeoutMs` at most. */
+  async wait(timeoutMs = 5000) {
+    for (const end = performance.now() + timeoutMs; performance.now() < end; await sleep(20)) {
+      if (this.welcome || this.#closed) break;
+    }
+    return this.welcome !== null;
+  }
+
+  /**
+   * Send a frame; resolves to what to show instead, and never rejects for the server's sake.
+   *
+   * @param {object} frame { w, h, planes: [{ n, fmt, stride, ..., data: Uint8Array }] } and, if
+   *   wanted, cut, cam and max_age_ms. Its data must stay as they are until it resolves.
+   * @returns {Promise<{restored, id, why, ageMs, planes}>} planes as in frame, and rows unpadded
+   */
+  restore(frame) {
+    const id = this.#nextId++;
+    if (frame.cut) this.#cutId = id;
+    return new Promise((resolve) => {
+      const made = performance.now();
+      const request = { id, frame, cutId: this.#cutId, made, resolve, timers: [] };
+      const wanted = this.#ordered ? !this.#closed && !this.#away : this.wantsFrames;
+      if (!wanted) return this.#answer(request, this.#closed ? "closed" : this.state);
+      if (!this.#ordered) {
+        this.#drain("superseded");
+        request.timers.push(setTimeout(() => this.#late(request), this.options.maxAgeMs));
+      }
+      this.#pending.push(request);
+      return this.#pump();
+    });
+  }
+
+  /** Say bye; frames that wait are shown raw. */
+  close() {
+    this.#closed ??= this.#leave();
+    return this.#closed;
+  }
+
+  async #leave() {
+    if (this.welcome) this.#send({ t: "bye", session: this.welcome.session });
+    this.#lose();
+    this.#drain("closed");
+    await sleep(this.#connection ? BYE_MS : 0); // for the server's bye
+    Object.values(this.#timers).forEach(clearTimeout);
+    this.#connection?.close();
+    this.#connection = null;
+  }
+
+  // Frames
+
+  #pump() {
+    while (this.welcome && this.#pending.length && this.#inflight.size < this.#credit) {
+      const may = this.#ordered || this.#breaker.maySend(performance.now());
+      if (may) this.#sendFrame(this.#pending.shift());
+      else this.#drain("bypass");
+    }
+    this.#showState();
+  }
+
+  #sendFrame(request) {
+    const { w, h, planes, cam, max_age_ms } = request.frame;
+    const header = {
+      t: "frame", session: this.welcome.session, id: request.id,
+      pts: Math.round(request.made * 1e6), w, h, cam, max_age_ms,
+      cut: request.cutId > this.#lastSentId || undefined,
+      planes: planes.map(({ data, ...plane }) => plane),
+    };
+    this.#inflight.set(request.id, request);
+    request.sent = performance.now();
+    this.#lastSentId = request.id;
+    this.#breaker.sent();
+    this.#count("sent");
+    const patience = this.#ordered ? this.options.patienceMs : this.#reclaimMs();
+    request.timers.push(setTimeout(() => this.#reclaim(request), patience));
+    this.#send(header, planes.map((plane) => plane.data));
+  }
+
+  #drain(why) {
+    this.#pending.splice(0).forEach((request) => this.#answer(request, why));
+  }
+
+  #answer(request, why, result = {}) {
+    if (request.answered) return;
+    request.answered = true;
+    if (request.sent === undefined) request.timers.forEach(clearTimeout);
+    this.#count(result.restored ? "restored" : why);
+    const ageMs = performance.now() - request.made;
+    request.resolve({ restored: false, id: request.id, why, ageMs, planes: [], ...result });
+  }
+
+  /** Its time is over: it is shown raw. The credit stays with it until it is reclaimed. */
+  #late(request) {
+    this.#pending = this.#pending.filter((other) => other !== request);
+    this.#miss(request);
+    if (!this.#breaker.closed) this.#inflight.delete(request.id); // makes room for the probe
+    this.#pump();
+  }
+
+  /** It stays unanswered: its credit is taken back, and whatever comes for it is ignored. */
+  #reclaim(request) {
+    if (this.#inflight.get(request.id) !== request) return;
+    this.#inflight.delete(request.id);
+    this.#miss(request);
+    this.#pump();
+  }
+
+  #miss(request) {
+    if (request.answered) return;
+    request.missed = true;
+    if (request.sent !== undefined) this.#breaker.missed(performance.now());
+    this.#answer(request, "late");
+  }
+
+  #reclaimMs() {
+    if (!this.#roundTrips.length) return 4 * LEAST_RECLAIM_MS; // the server may be warming up
+    const sorted = [...this.#roundTrips].sort((a, b) => a - b);
+    return Math.max(4 * sorted[Math.floor(sorted.length * 0.95)], LEAST_RECLAIM_MS);
+  }
+
+  #receive(message) {
+    try {
+      this.#act(parse(message));
+    } catch (error) {
+      this.#count("unreadable");
+      this.#warn("unreadable", `the server sent what cannot be read: ${error.message}`);
+    }
+    this.#pump();
+  }
+
+  #act({ header, planes }) {
+    const { t, session } = header;
+    if (t === "welcome") {
+      this.welcome = header;
+      [this.#credit, this.#away] = [header.credit, false];
+      this.#breaker.answered();
+      ["welcome", "away"].forEach((purpose) => this.#timer(purpose, 0, null));
+      this.#heartbeat();
+    }
+    if (t === "ping") this.#send({ t: "pong", n: header.n ?? 0 });
+    const ours = session === this.welcome?.session;
+    if (t === "error" && (ours || !session)) this.#trouble(header);
+    else if (!ours) return;
+    else if (t === "result") this.#result(header, planes);
+    else if (t === "drop") this.#drop(header);
+    else if (t === "bye") this.#again(HELLO_MS);
+  }
+
+  #settle({ id, credit }) {
+    const request = this.#inflight.get(id); // none if given up before: it must not be shown
+    this.#inflight.delete(id);
+    this.#credit = credit ?? this.#credit;
+    request?.timers.forEach(clearTimeout);
+    return request;
+  }
+
+  #result(header, data) {
+    const request = this.#settle(header);
+    if (!request) return this.#count("unasked");
+    const now = performance.now();
+    remember(this.#roundTrips, now - request.sent);
+    if (request.missed) return undefined; // always late is no help either
+    this.#breaker.answered();
+    if (header.applied === false) return this.#answer(request, "unchanged");
+    const { w, h, srv_ms: serverMs, model } = header;
+    const planes = header.planes.map((plane, index) => ({ ...plane, data: data[index] }));
+    const ageMs = now - request.made;
+    remember(this.agesMs, ageMs);
+    return this.#answer(request, "", { restored: true, w, h, planes, ageMs, serverMs, model });
+  }
+
+  #drop(header) {
+    const request = this.#settle(header);
+    if (!request) return this.#count("unasked");
+    if (header.why === "shutdown" && this.#ordered) return this.#pending.unshift(request);
+    if (header.why !== "superseded") this.#breaker.missed(performance.now());
+    return this.#answer(request, header.why);
+  }
+
+  #trouble(header) {
+    const { code, msg, fatal, retry_ms: retry = 0 } = header;
+    this.#warn(code, `the server answered ${code}: ${msg}`);
+    const over = fatal || code === "no_session" || !this.welcome;
+    const request = this.#inflight.get(header.id);
+    if (request && !(over && this.#ordered)) {
+      this.#settle(header);
+      this.#breaker.missed(performance.now());
+      this.#answer(request, code);
+    }
+    if (over) this.#again(Math.max(retry, HELLO_MS));
+  }
+
+  // The session
+
+  #connect() {
+    this.#lastHello = performance.now();
+    this.#connection = connect(this.url, {
+      open: () => this.#hello(),
+      message: (bytes) => this.#closed || this.#receive(bytes),
+      close: () => this.#disconnected(),
+    });
+  }
+
+  #disconnected() {
+    this.#connection = null;
+    if (this.#closed) return;
+    this.#lose();
+    this.#after(HELLO_MS, () => this.#connect());
+  }
+
+  #hello() {
+    const { mode, maxAgeMs, temporal, program, stream, token, want } = this.options;
+    this.#lastHello = performance.now();
+    this.#send({
+      t: "hello", v: [1], client: program, stream, mode, temporal, want, token,
+      max_age_ms: this.#ordered ? undefined : maxAgeMs,
+    });
+    this.#timer("welcome", WELCOME_MS, () => this.#connection?.close());
+  }
+
+  /** The session is over: say hello again on this connection, or on the next if it closes. */
+  #again(waitMs) {
+    this.#lose();
+    this.#after(waitMs, () => this.#connection && this.#hello());
+  }
+
+  #after(ms, act) {
+    this.#timer("hello", Math.max(this.#lastHello + ms - performance.now(), 0), act);
+  }
+
+  /** What is in flight will not come back: it is shown raw or, in order, sent again. */
+  #lose() {
+    this.welcome = null;
+    this.#lastSentId = -1;
+    ["ping", "welcome"].forEach((purpose) => this.#timer(purpose, 0, null));
+    const lost = [...this.#inflight.values()].sort((a, b) => a.id - b.id);
+    this.#inflight.clear();
+    lost.forEach((request) => request.timers.splice(0).forEach(clearTimeout));
+    this.#pending.unshift(...lost);
+    if (this.#ordered) this.#timer("away", this.options.patienceMs, () => this.#giveUp());
+    else this.#drain("down");
+    this.#showState();
+  }
+
+  #giveUp() {
+    this.#away = true;
+    this.#drain("down");
+  }
+
+  #heartbeat() {
+    const { hb_ms: every = 2000 } = this.welcome;
+    const quiet = performance.now() - this.#lastSent;
+    if (quiet >= every) this.#send({ t: "ping", n: this.#nextId });
+    this.#timer("ping", quiet >= every ? every : every - quiet, () => this.#heartbeat());
+  }
+
+  #send(header, planes = []) {
+    this.#lastSent = performance.now();
+    try {
+      this.#connection?.send(encode(header, planes));
+    } catch (error) {
+      this.#warn("send", error.message); // it is closing, and says so next
+    }
+  }
+
+  #timer(purpose, ms, act) {
+    clearTimeout(this.#timers[purpose]);
+    if (act && !this.#closed) this.#timers[purpose] = setTimeout(act, ms);
+  }
+
+  #count(what) {
+    this.counts[what] = (this.counts[what] ?? 0) + 1;
+  }
+
+  #warn(kind, text) {
+    if (this.#warned.has(kind)) return;
+    this.#warned.add(kind);
+    this.options.warn(`${this.url}: ${text}`);
+  }
+
+  #showState() {
+    const before = this.state;
+    if (!this.welcome) this.state = "down";
+    else if (this.#breaker.closed) this.state = "up";
+    else this.state = this.#breaker.maySend(performance.now()) ? "probe" : "bypass";
+    if (this.state !== before) this.options.onState(this.state);
+  }
+}
+
+function remember(values, value) {
+  values.push(value);
+  if (values.length > REMEMBERED) values.shift();
+}
+
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+module.exports = { Client, DEFAULTS, encode, parse };

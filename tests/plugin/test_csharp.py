@@ -1,0 +1,364 @@
+"""The C# client: compiled with Mono, against the conformance vectors and a real server."""
+
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import psutil
+import pytest
+
+from splatmend.core import Frame
+from splatmend.plugin.framing import Limits, ProtocolError, join, split
+from splatmend.plugin.gateway import GatewayOptions
+from splatmend.plugin.protocol import encode, parse
+from splatmend.plugin.server import Server, ServerOptions
+from splatmend.plugin.workers import Engine
+
+ROOT = Path(__file__).parents[2]
+SOURCES = (ROOT / "plugin/clients/Splatmend.cs", ROOT / "tests/plugin/csharp/Conformance.cs")
+SMP1 = json.loads((ROOT / "tests/plugin/vectors/smp1.json").read_text(encoding="utf-8"))
+LIMITS = Limits(part_bytes=1 << 30, message_bytes=1 << 31, side=1 << 16)  # the client's
+
+
+def negative(frames: Any) -> list[Frame]:
+    """Where there is anything to see; `restore_frames` would not touch the rest either."""
+    return [_negative(frame) for frame in frames]
+
+
+def _negative(frame: Frame) -> Frame:
+    color = frame.color
+    other = (1 if color.dtype.kind == "f" else 255) - color
+    if frame.alpha is not None:
+        other = np.where(frame.alpha[..., None] > 0, other, color)
+    return frame.with_color(other.astype(color.dtype))
+
+
+def slowly(frames: Any) -> list[Frame]:
+    time.sleep(0.05)
+    return negative(frames)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The client and its driver as one program; warnings are errors."""
+    compiler = shutil.which("mcs")
+    if compiler is None or shutil.which("mono") is None:
+        reason = "needs Mono: apt-get install --no-install-recommends mono-mcs mono-runtime"
+        if os.environ.get("FAIL_WITHOUT_PROGRAMS") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    target = tmp_path_factory.mktemp("csharp") / "Conformance.exe"
+    command = [compiler, "-langversion:7", "-warn:4", "-warnaserror", f"-out:{target}"]
+    done = subprocess.run([*command, *map(str, SOURCES)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return target
+
+
+class Driver:
+    """The running program: a line to it, a line back."""
+
+    def __init__(self, program: Path) -> None:
+        self.process = subprocess.Popen(
+            ["mono", str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __call__(self, command: str) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().rstrip("\n")
+
+    def figures(self, command: str) -> dict[str, int]:
+        return {k: int(v) for k, v in (word.split("=") for word in self(command).split())}
+
+    def until(self, command: str, answer: str) -> None:
+        end = time.monotonic() + 10
+        while self(command) != answer:
+            assert time.monotonic() < end, (command, self(command))
+            time.sleep(0.01)
+
+    def smp_threads(self) -> list[str]:
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/comm")
+        return [name for task in tasks if (name := task.read_text().strip()).startswith("smp-")]
+
+    def sockets(self) -> int:
+        return len(psutil.Process(self.process.pid).net_connections())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+        assert self.process.wait(10) == 0
+
+
+@pytest.fixture
+def driver(program: Path, stack: ExitStack) -> Driver:
+    return stack.enter_context(Driver(program))
+
+
+def serve(
+    restore: Callable[[Any], list[Frame]] = negative, port: int = 0, **gateway: Any
+) -> Server:
+    options = ServerOptions(
+        urls=("tcp://127.0.0.1:0",),
+        gateway=GatewayOptions(tcp=f"127.0.0.1:{port}", **gateway),
+    )
+    return Server([Engine("negative", restore)], options)
+
+
+def port_of(server: Server) -> int:
+    assert server.gateway is not None
+    return int(server.gateway.addresses["tcp"].split(":")[1])
+
+
+# Conformance
+
+
+def read(line: str) -> tuple[Any, list[str], bytes]:
+    header, framing, planes = line.removeprefix("read ").split("\t")
+    data = [plane.replace("-", "").lower() for plane in planes.split(",")[:-1]]
+    return json.loads(header), data, bytes.fromhex(framing.replace("-", ""))
+
+
+def test_valid_vectors(driver: Driver) -> None:
+    for vector in SMP1["messages"]:
+        answer = driver("parse " + vector["hex"])
+        assert answer.startswith("read "), (vector["name"], answer)
+        header, planes, framing = read(answer)
+        assert header == vector["header"], vector["name"]
+        assert planes == vector["planes"], vector["name"]
+        text = answer.removeprefix("read ").split("\t")[0].encode()
+        parts = [text, *(bytes.fromhex(plane) for plane in planes)]
+        assert framing == join(parts)[0], vector["name"]
+        assert parse(parts, LIMITS) == parse(split(bytes.fromhex(vector["hex"]), LIMITS), LIMITS)
+
+
+def test_invalid_vectors(driver: Driver) -> None:
+    for vector in SMP1["invalid"]:
+        assert driver("parse " + vector["hex"]) == "refused " + vector["code"], vector["name"]
+
+
+def spoilt(header: bytes, dice: random.Random) -> bytes:
+    """A header with one to three bytes or pieces changed."""
+    data = bytearray(header)
+    pieces = (
+        *(b"0", b"9" * 30, b"-", b"1.", b"1e999", b"0.1e-3", b"null", b"true", b"{}", b"[[]]"),
+        *(b'"', b",", b" ", b"\t", b"\\", b"\\u00e9", b"\\ud800", b"\xc3\xa9", b"\xff"),
+    )
+    for _ in range(dice.choice((1, 1, 2, 3))):
+        at = dice.randrange(len(data) + 1)
+        cut = dice.choice((0, 0, 1, 1, 5))
+        data[at : at + cut] = dice.choice((b"", dice.choice(pieces), dice.randbytes(1)))
+    return bytes(data)
+
+
+def as_encoded(header: Any) -> Any:
+    """What `encode` changes in a message that it passes on."""
+    if "msg" in header:
+        header["msg"] = " ".join(header["msg"].split())
+    if "srv_ms" in header:
+        header["srv_ms"] = {name: round(ms, 3) for name, ms in header["srv_ms"].items()}
+    return header
+
+
+def test_it_takes_and_refuses_what_the_server_does(driver: Driver) -> None:
+    """Both parsers, given the same damaged messages, agree on each."""
+    dice = random.Random(5)
+    verdicts = set()
+    for _ in range(4000):
+        whole = bytes.fromhex(dice.choice(SMP1["messages"])["hex"])
+        header, *planes = (bytes(part) for part in split(whole, LIMITS))
+        message = b"".join(join([spoilt(header, dice), *planes]))
+        try:
+            mine = json.loads(encode(parse(split(message, LIMITS), LIMITS))[0])
+        except ProtocolError as error:
+            mine = error.code
+        answer = driver("parse " + message.hex())
+        theirs = as_encoded(read(answer)[0]) if answer.startswith("read") else answer.split()[1]
+        verdicts.add(mine if isinstance(mine, str) else "valid")
+        assert theirs == mine, message
+    assert {"valid", "bad_header", "size_mismatch"} <= verdicts
+
+
+# A server
+
+
+@pytest.mark.parametrize("fmt", ["rgba8", "rgba16f"])
+def test_a_hundred_frames_are_restored_in_order(driver: Driver, stack: ExitStack, fmt: str) -> None:
+    server = stack.enter_context(serve())
+    assert driver(f"open {port_of(server)} sync 5000") == "opened"
+    assert driver("wait 10000") == "up"
+    began = time.monotonic()
+    done = driver.figures(f"restore 100 {fmt}")
+    assert time.monotonic() - began < 2  # 4.5 where the server waits for acknowledgements
+    assert (done["restored"], done["wrong"]) == (100, 0)
+    assert driver.figures("counts") == {"sent": 100, "restored": 100}
+    (stream,) = json.loads(driver("stats"))["streams"]
+    assert (stream["client"], stream["stream"]) == ("splatmend-csharp", 'C♯ "test"')
+    assert sorted(driver.smp_threads()) == ["smp-client", "smp-reader"]
+    done = driver.figures("close")
+    assert (driver.smp_threads(), driver.sockets()) == ([], 0)
+    assert done["ms"] < 1000
+
+
+def test_a_viewer_never_waits_and_shows_the_newest(driver: Driver, stack: ExitStack) -> None:
+    server = stack.enter_context(serve(slowly))
+    driver(f"open {port_of(server)} latest 5000")
+    driver("wait 10000")
+    done = driver.figures("flow 150 5 -")
+    assert done["wrong"] == 0
+    assert done["shown"] >= 5  # at most 20 a second
+    assert done["slowest"] < 500
+    counts = driver.figures("counts")
+    assert counts["superseded"] > counts["restored"] > 0
+    assert driver.figures("flow 20 5 cut")["shown"] == 0  # none is what was asked for last
+
+
+def test_too_old_is_not_shown(driver: Driver, stack: ExitStack) -> None:
+    server = stack.enter_context(serve(slowly))
+    driver(f"open {port_of(server)} latest 25")
+    driver("wait 10000")
+    assert driver.figures("flow 30 10 -")["shown"] == 0
+
+
+def test_nothing_throws(driver: Driver, stack: ExitStack) -> None:
+    server = stack.enter_context(serve())
+    driver(f"open {port_of(server)} sync 5000")
+    driver("wait 10000")
+    assert driver("misuse") == "taken=0"
+    counts = driver.figures("counts")
+    assert set(counts) == {"bad_header", "size_mismatch", "too_large"}
+    assert driver.figures("restore 3 rgba8")["restored"] == 3  # nothing bad was sent
+
+
+def test_a_killed_server_is_found_again(driver: Driver, stack: ExitStack) -> None:
+    first = serve(slowly).start()
+    driver(f"open {port_of(first)} latest 5000")
+    driver("wait 10000")
+    assert driver.figures("flow 40 5 -")["shown"] > 0
+    first.stop()
+    driver.until("state", "Down")
+    done = driver.figures("flow 20 5 -")
+    assert (done["wrong"], done["slowest"] < 500) == (0, True)
+    stack.enter_context(serve(slowly, port_of(first)))
+    began = time.monotonic()
+    assert driver("wait 10000") == "up"
+    assert time.monotonic() - began < 3
+    done = driver.figures("flow 40 5 -")
+    assert (done["wrong"], done["shown"] > 0) == (0, True)
+
+
+def test_without_a_server_frames_stay_as_they_are(driver: Driver) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    driver(f"open {port} sync 5000")
+    done = driver.figures("restore 50 rgba8")
+    assert (done["restored"], done["slowest"] < 500) == (0, True)
+    driver.until("error", f"no server at 127.0.0.1:{port}")
+    assert driver("state") == "Down"
+    assert driver.figures("close")["ms"] < 1000
+
+
+def test_a_silent_listener_does_no_harm(driver: Driver, stack: ExitStack) -> None:
+    """It takes connections and never says welcome."""
+    silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    driver(f"open {silent.getsockname()[1]} sync 5000")
+    accepted, _ = silent.accept()
+    with accepted:
+        assert b"hello" in accepted.recv(1000)
+        done = driver.figures("restore 50 rgba8")
+        assert (done["restored"], done["slowest"] < 500) == (0, True)
+        assert driver.figures("close")["ms"] < 1000
+    assert (driver.smp_threads(), driver.sockets()) == ([], 0)
+
+
+def test_a_server_that_answers_no_frame_is_left_alone(driver: Driver, stack: ExitStack) -> None:
+    hang = threading.Event()
+
+    def stuck(frames: Any) -> list[Frame]:
+        hang.wait(20)
+        return negative(frames)
+
+    server = stack.enter_context(serve(stuck))
+    stack.callback(hang.set)
+    driver(f"open {port_of(server)} sync 250")
+    driver("wait 10000")
+    done = driver.figures("restore 10 rgba8")
+    assert done["restored"] == 0
+    assert driver("state") == "Bypass"
+    counts = driver.figures("counts")
+    assert (counts["late"], counts["bypass"]) == (3, 7)
+    hang.set()
+    end = time.monotonic() + 10
+    while not driver.figures("restore 1 rgba8")["restored"]:  # a probe finds it well again
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    done = driver.figures("restore 5 rgba8")
+    assert (done["restored"], done["wrong"]) == (5, 0)
+
+
+def test_a_token_is_needed_where_the_server_says_so(driver: Driver, stack: ExitStack) -> None:
+    server = stack.enter_context(serve(tokens=("open sesame"[:4],)))
+    driver(f"open {port_of(server)} sync 5000 wrong")
+    end = time.monotonic() + 10
+    while not driver("error").startswith("auth: "):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    driver("close")
+    driver(f"open {port_of(server)} sync 5000 open")
+    assert driver("wait 10000") == "up"
+
+
+ANSWERS = {
+    "another's session": {"t": "result", "session": "other", "id": 0},
+    "an id that nobody asked for": {"t": "result", "id": 7},
+    "another size": {"t": "result", "id": 0, "h": 15},
+    "a reason": {"t": "drop", "id": 0, "why": "stale"},
+    "no JSON": b"{",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=list(ANSWERS))
+def test_a_foreign_answer_is_never_shown(
+    driver: Driver, stack: ExitStack, answer: dict[str, Any] | bytes
+) -> None:
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    driver(f"open {listener.getsockname()[1]} sync 400")
+    sock, _ = listener.accept()
+    stack.enter_context(sock)
+    sock.recv(1000)
+    welcome = next(v for v in SMP1["messages"] if v["name"] == "welcome")
+    sock.sendall(bytes.fromhex(welcome["hex"]))
+    assert driver("wait 10000") == "up"
+    plane = {"n": "color", "fmt": "rgba8", "stride": 96, "origin": "bl", "alpha": "premul"}
+    whole = {"session": "a1b2c3", "w": 24, "h": 16, "credit": 1, "planes": [plane]}
+    parts = [answer] if isinstance(answer, bytes) else [
+        json.dumps({**whole, **answer}).encode(), bytes(96 * answer.get("h", 16))
+    ]  # fmt: skip
+    if not isinstance(answer, bytes) and answer["t"] == "drop":
+        parts.pop()
+
+    def reply() -> None:
+        sock.recv(10_000)
+        sock.sendall(b"".join(join(parts)))
+
+    thread = threading.Thread(target=reply)
+    thread.start()
+    assert driver.figures("restore 1 rgba8")["restored"] == 0
+    thread.join()
+    assert driver("state") == "Up"

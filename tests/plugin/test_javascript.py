@@ -1,0 +1,410 @@
+"""The JavaScript client in Node: the conformance vectors, a real server, and bad ones."""
+
+import itertools
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
+from functools import cache
+from pathlib import Path
+from queue import Queue
+from typing import Any, Self
+
+import pytest
+
+from splatmend.core import Frame
+from splatmend.plugin.framing import Limits, join, receive
+from splatmend.plugin.gateway import GatewayOptions
+from splatmend.plugin.messages import Bye, Drop, ErrorReply, Hello, Message, Result, Welcome
+from splatmend.plugin.planes import COLOR_FORMATS, PLANE_NAMES, Plane
+from splatmend.plugin.protocol import encode, parse
+from splatmend.plugin.server import Server, ServerOptions
+from splatmend.plugin.workers import Engine
+
+HERE = Path(__file__).parent
+CODE = HERE.parents[1] / "plugin" / "clients"
+VECTORS = HERE / "vectors" / "smp1.json"
+LIMITS = Limits()
+
+
+@cache
+def _find_node() -> tuple[str, str]:
+    """The program, and what is wrong with it."""
+    found = shutil.which("node")
+    if found is None:
+        return "", "node is not installed"
+    said = subprocess.run([found, "--version"], capture_output=True, text=True).stdout
+    major = int(said.strip().lstrip("v").partition(".")[0] or 0)
+    return found, "" if major >= 20 else f"node 20 or newer is needed, this is {said.strip()}"
+
+
+def _node() -> str:
+    found, wrong = _find_node()
+    if wrong and os.environ.get("FAIL_WITHOUT_PROGRAMS"):
+        pytest.fail(f"FAIL_WITHOUT_PROGRAMS is set, and {wrong}")
+    if wrong:
+        pytest.skip(wrong)
+    return found
+
+
+def negative(frames: Any) -> list[Frame]:
+    return [frame.with_color(255 - frame.color) for frame in frames]
+
+
+class Node:
+    """A client in Node, told what to do line by line."""
+
+    def __init__(self, url: str, options: dict[str, Any], *flags: str) -> None:
+        command = [_node(), *flags, HERE / "browser" / "drive.cjs", CODE / "splatmend.js", url]
+        self._process = subprocess.Popen(
+            [*command, json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._numbers = itertools.count()
+        self._answers: dict[int, Queue[Any]] = {}
+        self.warnings: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def begin(self, act: str, **more: Any) -> Callable[[], Any]:
+        """Ask for something; call what is returned for the answer."""
+        number = next(self._numbers)
+        answer = self._answers[number] = Queue()
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"n": number, "act": act, **more}) + "\n")
+        self._process.stdin.flush()
+        return lambda: answer.get(timeout=20)
+
+    def do(self, act: str, **more: Any) -> Any:
+        return self.begin(act, **more)()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            said = json.loads(line)
+            if "warn" in said:
+                self.warnings.append(said["warn"])
+            else:
+                self._answers[said.pop("n")].put(said)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+class Script:
+    """A server that does what the test says: one connection at a time, message by message."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(10)
+        self.url = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._connection: socket.socket | None = None
+
+    def accept(self, session: str = "one", credit: int = 1) -> Hello:
+        self.hang_up()
+        self._connection = self._listener.accept()[0]
+        self._connection.settimeout(10)
+        hello = self.receive()
+        assert isinstance(hello, Hello)
+        self.welcome(session, credit)
+        return hello
+
+    def welcome(self, session: str, credit: int = 1) -> None:
+        self.send(
+            Welcome(
+                session=session,
+                credit=credit,
+                max_part_bytes=1 << 20,
+                max_wh=(64, 64),
+                in_fmts=COLOR_FORMATS,
+                planes=PLANE_NAMES,
+                uses=("color",),
+                stateful=False,
+                model="script",
+                hb_ms=60_000,
+            )
+        )
+
+    def send(self, message: Message) -> None:
+        assert self._connection is not None
+        self._connection.sendall(b"".join(join(encode(message))))
+
+    def receive(self) -> Any:
+        return parse(receive(self._read, LIMITS), LIMITS)
+
+    def result(self, frame: Any, value: int, **changed: Any) -> None:
+        plane = Plane(name="color", fmt="rgba8", stride=4 * frame.width, origin="bl")
+        fields: dict[str, Any] = {
+            "session": frame.session, "id": frame.id, "pts": frame.pts, "width": frame.width,
+            "height": frame.height, "credit": 1, "planes": (plane,),
+            "data": (bytes([value]) * 4 * frame.width * frame.height,),
+        }  # fmt: skip
+        self.send(Result(**fields | changed))
+
+    def _read(self, count: int) -> bytes:
+        assert self._connection is not None
+        data = b""
+        while len(data) < count:
+            piece = self._connection.recv(count - len(data))
+            if not piece:
+                raise EOFError
+            data += piece
+        return data
+
+    def hang_up(self) -> None:
+        if self._connection is not None:
+            # a reset, as a server that was killed leaves it
+            linger = struct.pack("ii", 1, 0)
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hang_up()
+        self._listener.close()
+
+
+@pytest.fixture
+def node(stack: ExitStack) -> Callable[..., Node]:
+    """`node(url, mode="ordered")`: a client with these options."""
+
+    def run(url: str, *flags: str, **options: Any) -> Node:
+        return stack.enter_context(closing(Node(url, options, *flags)))
+
+    return run
+
+
+@pytest.fixture
+def script(stack: ExitStack) -> Script:
+    return stack.enter_context(Script())
+
+
+def serve(restore: Any = negative, port: int = 0) -> Server:
+    address = f"127.0.0.1:{port}"
+    return Server(
+        [Engine("negative", restore)],
+        ServerOptions(
+            urls=("tcp://127.0.0.1:0",),
+            gateway=GatewayOptions(tcp=address, ws="127.0.0.1:0" if port == 0 else None),
+        ),
+    )
+
+
+def address_of(server: Server, kind: str = "tcp") -> str:
+    assert server.gateway is not None
+    return f"{kind}://{server.gateway.addresses[kind]}"
+
+
+def test_the_conformance_vectors() -> None:
+    command = [_node(), HERE / "browser" / "vectors.cjs", CODE / "smp1.js", VECTORS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    vectors = json.loads(VECTORS.read_text(encoding="utf-8"))
+    wanted = {vector["name"]: vector["code"] for vector in vectors["invalid"]}
+    wanted["width 2.0"] = None  # JSON.parse reads it as 2
+    assert said["codes"] == wanted
+    # the others have 1.0 for 1, or letters that JSON may escape or not
+    other = {v["name"] for v in vectors["messages"]} - set(said["sameBytes"])
+    assert other == {"hello, ordered", "frame, every plane and padded rows", "result, not applied"}
+
+
+@pytest.mark.parametrize("kind", ["tcp", "ws"])
+def test_frames_make_the_way(stack, node, kind) -> None:
+    server = stack.enter_context(serve())
+    flags = ["--experimental-websocket"] if kind == "ws" else []
+    client = node(address_of(server, kind), *flags, stream="page")
+    assert client.do("wait") == {"up": True, "state": "up"}
+    for number in range(20):
+        shown = client.do("restore", w=64, h=33, value=number)
+        assert shown["restored"], shown
+        assert shown["id"] == number
+        assert shown["length"] == 4 * 64 * 33
+        assert set(shown["values"]) == {255 - number, number}  # a fourth channel stays
+        assert 0 < shown["ageMs"] < 500
+    (stream,) = server.figures().streams
+    assert (stream.stream, stream.client) == ("page", "splatmend-javascript")
+    told = client.do("tell")
+    assert told["counts"] == {"sent": 20, "restored": 20}
+    assert (told["model"], len(told["agesMs"])) == ("negative", 20)
+    client.do("close")
+    assert client.do("restore")["why"] == "closed"
+
+
+def test_the_newest_wins(stack, node) -> None:
+    entered, go = threading.Event(), threading.Event()
+
+    def wait(frames: Any) -> list[Frame]:
+        entered.set()
+        assert go.wait(10)
+        return negative(frames)
+
+    server = stack.enter_context(serve(wait))
+    client = node(address_of(server), maxAgeMs=10_000)
+    client.do("wait")
+    first = client.begin("restore", value=1)
+    assert entered.wait(5)
+    second, third = (client.begin("restore", value=v) for v in (2, 3))
+    assert second()["why"] == "superseded"
+    go.set()
+    assert (first()["id"], third()["id"]) == (0, 2)
+    assert client.do("tell")["counts"] == {"sent": 2, "superseded": 1, "restored": 2}
+
+
+def test_a_server_that_comes_late_and_one_that_comes_back(node) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    client = node(f"tcp://127.0.0.1:{port}")
+    assert client.do("restore")["why"] == "down"
+    for _ in range(2):
+        with serve(port=port):
+            assert client.do("wait", ms=3000)["up"]
+            assert client.do("restore", value=9)["restored"]
+        while client.do("tell")["state"]:
+            pass
+        shown = client.do("restore")
+        assert (shown["restored"], shown["why"]) == (False, "down")
+
+
+def test_answers_that_nobody_asked_for_are_never_shown(node, script) -> None:
+    client = node(script.url)
+    hello = script.accept()
+    assert (hello.mode, hello.max_age_ms) == ("latest", 500)
+    shown = client.begin("restore", value=1)
+    frame = script.receive()
+    script.result(frame, 77, session="another")
+    script.result(frame, 78, id=frame.id + 1)
+    script.result(frame, 79)
+    assert shown()["values"] == [79]
+    assert client.do("tell")["counts"]["unasked"] == 1
+
+
+def test_late_answers_count_as_misses_and_are_not_shown(node, script) -> None:
+    client = node(script.url, maxAgeMs=60, misses=2)
+    script.accept()
+    client.do("wait")
+    shown = client.begin("restore", value=1)
+    frame = script.receive()
+    assert shown()["why"] == "late"
+    script.result(frame, 80)
+    script.send(Drop(session="one", id=99, why="stale", credit=1))
+    shown = client.begin("restore", value=2)
+    frame = script.receive()
+    assert frame.id == 1
+    assert shown()["why"] == "late"
+    assert client.do("restore")["why"] == "bypass"
+    assert client.do("tell")["counts"] == {"sent": 2, "late": 2, "unasked": 1, "bypass": 1}
+    # after a pause a single frame asks again, and its answer ends the bypass
+    while client.do("tell")["state"] != "probe":
+        pass
+    shown = client.begin("restore", value=3)
+    script.result(script.receive(), 81)
+    assert shown()["values"] == [81]
+    assert client.do("tell")["state"] == "up"
+
+
+def test_drops_and_errors_show_the_frame_as_it_was(node, script) -> None:
+    client = node(script.url, misses=99)
+    script.accept()
+    client.do("wait")
+    answers: list[Callable[[Any], Message]] = [
+        lambda f: Drop(session="one", id=f.id, why="stale", credit=1),
+        lambda f: ErrorReply(session="one", id=f.id, code="internal", text="no", credit=1),
+        lambda f: Result(session="one", id=f.id, width=4, height=2, applied=False, credit=1),
+    ]
+    for answer, why in zip(answers, ("stale", "internal", "unchanged"), strict=True):
+        shown = client.begin("restore")
+        script.send(answer(script.receive()))
+        got = shown()
+        assert (got["restored"], got["why"], got["length"]) == (False, why, 0)
+    assert client.warnings == [f"{script.url}: the server answered internal: no"]
+
+
+def test_a_cut_is_said_with_the_next_frame_that_is_sent(node, script) -> None:
+    client = node(script.url, maxAgeMs=10_000)
+    script.accept()
+    client.do("wait")
+    first = client.begin("restore")
+    frame = script.receive()
+    assert not frame.cut
+    client.begin("restore", cut=True)
+    third = client.begin("restore")
+    script.result(frame, 1)
+    first()
+    frame = script.receive()
+    assert (frame.id, frame.cut) == (2, True)
+    script.result(frame, 1)
+    third()
+    client.do("skip")
+    last = client.begin("restore")
+    frame = script.receive()
+    assert (frame.id, frame.cut) == (4, False)
+    script.result(frame, 1)
+    last()
+
+
+def test_a_new_session_after_no_session_and_after_bye(node, script) -> None:
+    client = node(script.url, maxAgeMs=10_000)
+    script.accept("one")
+    client.do("wait")
+    shown = client.begin("restore")
+    frame = script.receive()
+    script.send(ErrorReply(id=frame.id, code="no_session", text="say hello", retry_ms=0))
+    assert shown()["why"] == "no_session"
+    assert isinstance(script.receive(), Hello)
+    script.welcome("two")
+    client.do("wait")
+    script.send(Bye(session="one"))  # of the session before: it means nothing now
+    shown = client.begin("restore")
+    script.result(script.receive(), 5)
+    assert shown()["values"] == [5]
+    shown = client.begin("restore")
+    script.receive()
+    script.send(Bye(session="two", why="shutdown"))
+    assert shown()["why"] == "down"
+
+
+def test_in_order_nothing_is_lost_with_the_connection(node, script) -> None:
+    client = node(script.url, mode="ordered")
+    script.accept("one", credit=2)
+    client.do("wait")
+    shown = [client.begin("restore", value=v) for v in range(4)]
+    assert [script.receive().id for _ in range(2)] == [0, 1]
+    assert script.accept("two", credit=2).mode == "ordered"
+    for _ in range(4):
+        frame = script.receive()
+        assert frame.session == "two"
+        script.result(frame, 200 + frame.id, credit=2)
+    assert [each()["values"] for each in shown] == [[200], [201], [202], [203]]
+
+
+def test_what_cannot_be_used_is_said_at_once() -> None:
+    code = (
+        f"const {{ Client }} = require({json.dumps(str(CODE / 'splatmend.js'))});"
+        "for (const [url, options] of [['http://x'], ['tcp://127.0.0.1:9', { mode: 'fast' }],"
+        "  ['tcp://127.0.0.1:9', { maxAgeMs: 0 }]])"
+        "  try { new Client(url, options) } catch (error) { console.log(error.message) }"
+    )
+    done = subprocess.run([_node(), "-e", code], capture_output=True, text=True, timeout=60)
+    lines = done.stdout.splitlines()
+    assert ["use ws://" in lines[0], "mode must be" in lines[1], "> 0" in lines[2]] == [True] * 3
