@@ -36,7 +36,7 @@ _RECONNECT_MS = (100, 500)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _LAST = int(zmq.NOBLOCK)
 _POLLIN = int(zmq.POLLIN)
-_SMALL = 4096  # bytes; beyond, sharing a buffer is cheaper than copying it
+_SMALL = 1 << 20  # bytes; freeing a shared buffer wakes a thread of pyzmq's: copying costs less
 
 _TCP = re.compile(r"tcp://(\[[0-9a-fA-F:.%]+\]|[^\[\]:/\s]+):(\d{1,5}|\*)")
 _IPC = re.compile(r"ipc://[^*@\s]\S*")
