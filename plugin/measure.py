@@ -58,7 +58,7 @@ class MeasureConfig:
     """Folder of 0001.npz, ... with the exact motion of the reference (or input), as `splatmend
     render --planes` writes them; without it motion is estimated."""
     flow: str = "dis"
-    """What estimates motion: dis, or raft:FILE with torchvision's weights."""
+    """What estimates motion: dis, dis-fast, or raft:FILE with torchvision's weights."""
     strides: tuple[int, ...] = (1, 2, 5, 10)
     """Frames between the pictures that tLPIPS and tOF compare."""
     seams: tuple[int, ...] = ()

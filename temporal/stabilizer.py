@@ -73,7 +73,7 @@ class TemporalOptions:
     """The same of the picture's own memory; 0 leaves the input's flicker to the input."""
     tolerance: float = 0.05
     """Difference of the inputs, of [0, 1], at which that share has fallen to 1/e."""
-    flow: str = "dis"
+    flow: str = "dis-fast"
     """Motion estimator where frames bring none; see `load_flow`."""
     max_age: int = 256
     """Frames after which every row of the picture has been restored without memory once."""
@@ -205,19 +205,23 @@ def trust_map(carried: Carried, now: Memory, options: TemporalOptions) -> Plane:
 def fuse(now: Memory, carried: Carried, trust: Plane, options: TemporalOptions) -> Memory:
     """`now`, which holds the fresh planes, with all of them fused; `trust` is (h, w)."""
     gain = trust * np.float32(options.gain)
-    # a wrong picture is seen sooner than a wrong residual
-    input_gain = cv2.pow(trust, _STRICT) * np.float32(options.input_gain)
-    residual = _fuse_residual(now.residual, carried.residual, gain)
     share = _half(gain)
-    colors = cv2.blendLinear(carried.residual_colors, now.residual_colors, share, 1 - share)
-    fused = replace(now, residual=residual, residual_colors=colors)
+    fused = replace(
+        now,
+        residual=_fuse_residual(now.residual, carried.residual, gain),
+        residual_colors=cv2.blendLinear(
+            carried.residual_colors, now.residual_colors, share, 1 - share
+        ),
+    )
     if options.input_gain == 0:
         return fused
-    steadied = steady(now.brightness, carried.steadied, input_gain)
+    # a wrong picture is seen sooner than a wrong residual
+    strict = cv2.pow(trust, _STRICT) * np.float32(options.input_gain)
+    steadied = steady(now.brightness, carried.steadied, strict)
     return replace(
         fused,
         steadied=refine(steadied, now.brightness),
-        colors=steady(now.colors, carried.colors, _half(input_gain)),
+        colors=steady(now.colors, carried.colors, _half(strict)),
     )
 
 

@@ -175,7 +175,8 @@ class Stream:
         carried = carry(memory, motion, now, picture=self._temporal.input_gain > 0)
         if is_cut(carried.apart, now.brightness):
             return None
-        return fuse(now, carried, trust_map(carried, now, self._temporal), self._temporal)
+        trust = trust_map(carried, now, self._temporal)
+        return fuse(now, carried, trust, self._temporal)
 
     def _follows(self, frame: Frame, last: Frame) -> bool:
         """Whether a frame can be the next one, as far as its labels say."""

@@ -189,7 +189,7 @@ def test_the_command(make_clip, capsys, tmp_path):
     for wrong, said in (
         (["--temporal-gain", "0.3"], "--temporal-gain, --temporal-input-gain and --flow need"),
         (["--temporal", "--temporal-gain", "1"], "gain must lie in [0, 1), got 1.0"),
-        (["--temporal", "--flow", "farneback"], "use dis, or raft:FILE"),
+        (["--temporal", "--flow", "farneback"], "use dis, dis-fast, or raft:FILE"),
     ):
         assert command([str(source), str(tmp_path / "x.mkv"), *wrong, *common]) == 2
         assert said in capsys.readouterr().err

@@ -45,15 +45,16 @@ def similarity(size, dx, dy, degrees, zoom):
     return np.hstack([linear, shift[:, None]])
 
 
+@pytest.mark.parametrize("name", ["dis", "dis-fast"])
 @pytest.mark.parametrize(
     ("dx", "dy", "degrees", "zoom"),
     [(5, -3, 0, 1), (0, 0, 3, 1), (0, 0, 0, 1.05), (-2.5, 1.5, -2, 0.97)],
     ids=["shift", "turn", "zoom", "all"],
 )
-def test_dis_recovers_known_motion(dx, dy, degrees, zoom):
+def test_dis_recovers_known_motion(dx, dy, degrees, zoom, name):
     last = texture()
     now, exact = transformed(last, similarity(192, dx, dy, degrees, zoom))
-    found = DisFlow().between(last, now)
+    found = load_flow(name).between(last, now)
     assert found.shape == (192, 192, 2)
     assert found.dtype == np.float32
     error = np.linalg.norm(found - exact, axis=-1)[20:-20, 20:-20]
@@ -133,7 +134,7 @@ def test_other_weights_are_refused(tmp_path):
 
 @pytest.mark.parametrize("spec", ["", "raft", "dis:x", "farneback"])
 def test_unknown_estimators_are_named_with_what_there_is(spec):
-    with pytest.raises(InputError, match=r"use dis, or raft:FILE"):
+    with pytest.raises(InputError, match=r"use dis, dis-fast, or raft:FILE"):
         load_flow(spec)
 
 
@@ -142,5 +143,7 @@ def test_pictures_of_two_sizes_are_refused():
         DisFlow()(torch.rand(1, 3, 96, 96), torch.rand(1, 3, 96, 100))
 
 
-def test_dis_is_a_flow_estimator():
-    assert isinstance(load_flow("dis"), FlowEstimator)
+@pytest.mark.parametrize("name", ["dis", "dis-fast"])
+def test_dis_is_a_flow_estimator(name):
+    assert isinstance(load_flow(name), FlowEstimator)
+    assert load_flow(name).name == name
