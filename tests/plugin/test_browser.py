@@ -121,7 +121,9 @@ class Browser:
                 self.console.append(json.dumps(said["params"]["exceptionDetails"]))
 
     def open(self, url: str) -> None:
-        """Load a page, and forget what the one before said."""
+        """Load a page, and forget what the one before said, also as it was left."""
+        self.call("Page.navigate", url="about:blank")
+        wait_for(self, "document.readyState === 'complete'")
         self.console.clear()
         self.call("Page.navigate", url=url)
         wait_for(self, "document.readyState === 'complete'")
