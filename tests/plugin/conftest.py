@@ -3,6 +3,7 @@
 And a stack for servers and clients, which must leave no thread behind.
 """
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -230,6 +231,15 @@ def stack() -> Iterator[ExitStack]:
     with ExitStack() as everything:
         yield everything
     assert not [t.name for t in threading.enumerate() if t.name.startswith("smp-")]
+
+
+@pytest.fixture
+def no_collections() -> Iterator[None]:
+    """For tests that raise at any line: one that comes in a collection's callback goes astray."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture
