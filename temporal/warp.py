@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from splatmend.core import InputError
 
-__all__ = ["sample_array", "sources", "warp", "warp_array"]
+__all__ = ["sample_array", "sources", "warp"]
 
 _FAR = 1e6  # pixels: beyond every picture
 
@@ -67,25 +67,8 @@ def warp(
     return torch.where(still, picture, sampled), inside[:, None]
 
 
-def warp_array(
-    plane: NDArray[Any], motion: NDArray[np.float32], *, beyond: Sequence[float] | None = None
-) -> NDArray[Any]:
-    """What `warp` does, bilinear, for an array on the CPU: several times faster.
-
-    Args:
-        plane: (h, w) or (h, w, c) with up to 4 channels, uint8 or float32; 4 are as fast as 1.
-        motion: Backward flow in pixels, (h, w, 2).
-        beyond: What lies beyond the border, a value for each channel; None goes on with the
-            last pixels. Motion that is not finite points beyond.
-
-    Returns:
-        The warped plane, same shape and dtype.
-    """
-    return sample_array(plane, sources(motion), beyond=beyond)
-
-
 def sources(motion: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Where each pixel comes from, x and y in pixels, (h, w, 2): for `sample_array`."""
+    """Where each pixel comes from under backward `motion`: x, y in pixels, both (h, w, 2)."""
     source = motion + _grid(*motion.shape[:2])
     # OpenCV makes garbage of coordinates that are not finite or do not fit an integer
     if not cv2.norm(motion, cv2.NORM_L2) < _FAR:
@@ -100,7 +83,18 @@ def sample_array(
     beyond: Sequence[float] | None = None,
     cubic: bool = False,
 ) -> NDArray[Any]:
-    """`warp_array` for several planes that move alike; bicubic (a = -0.75) on demand."""
+    """What `warp` does, for an array on the CPU: several times faster.
+
+    Args:
+        plane: (h, w) or (h, w, c) with up to 4 channels, uint8 or float32; 4 are as fast as 1.
+        source: What `sources` made of the motion; planes that move alike share it.
+        beyond: What lies beyond the border, a value for each channel; None goes on with the
+            last pixels. Motion that is not finite points beyond.
+        cubic: Bicubic (OpenCV's, a = -0.75), at three times the cost of bilinear.
+
+    Returns:
+        The warped plane, same shape and dtype.
+    """
     border = cv2.BORDER_REPLICATE if beyond is None else cv2.BORDER_CONSTANT
     sampling = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
     nothing: Any = None  # OpenCV's types have no word for "no second map"
