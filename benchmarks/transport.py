@@ -27,7 +27,7 @@ import psutil
 import tyro
 import zmq
 
-from splatmend.core import Frame, RestoreOptions, load_restorer
+from splatmend.core import Frame, RestoreOptions, keep_freed_memory, load_restorer
 from splatmend.plugin.client import Client, ClientOptions, Shown
 from splatmend.plugin.framing import MAGIC, Limits
 from splatmend.plugin.messages import FrameRequest, Hello, Welcome
@@ -96,8 +96,10 @@ def process(target: Callable[..., None], *arguments: Any) -> Iterator[Any]:
 # Servers
 
 
-def echo_server(port: int) -> None:
+def echo_server(port: int, keep: bool = False) -> None:
     """The bare echo: no protocol, no threads, no checks; one pass over the pixels."""
+    if keep:
+        keep_freed_memory()
     url = f"tcp://127.0.0.1:{port}"
     router = zmq.Context().socket(zmq.ROUTER)
     set_common_options(router, url)
@@ -126,6 +128,7 @@ def slow_engine(milliseconds: float) -> Engine:
 
 
 def smp_server(port: int, engine: Callable[..., Engine], *arguments: Any, credit: int = 1) -> None:
+    keep_freed_memory()  # as `splatmend serve` does
     options = ServerOptions(
         urls=(f"tcp://127.0.0.1:{port}",), policy=Policy(credit_local=credit)
     )  # fmt: skip
@@ -254,6 +257,7 @@ def transport(config: Config) -> list[dict[str, Any]]:
         Row("imagezmq, image as the reply", imagezmq_server, (), imagezmq_client),
         Row("vidgear NetGear, both ways, raw", netgear_server, (), netgear_client),
         Row("bare echo, 3 in flight", echo_server, (), echo_client, (3,)),
+        Row("the same, freed memory kept", echo_server, (True,), echo_client, (3,)),
         Row("SMP/1 server, 3 in flight", smp_server, (copy_engine,), smp_client, (3,)),
         Row("SMP/1 server and client, ordered", smp_server, (copy_engine,), our_client,
             ("ordered",)),
@@ -271,7 +275,7 @@ def transport(config: Config) -> list[dict[str, Any]]:
     table = []
     for row in rows:
         fps, p50, p99 = (statistics.median(column) for column in zip(*figures[row.name]))  # noqa: B905
-        many = "3 in" in row.name or "ordered" in row.name
+        many = "3 in" in row.name or "ordered" in row.name or "the same" in row.name
         base = f"bare echo, {3 if many else 1} in flight"
         bare_fps, bare_p50, _ = (statistics.median(c) for c in zip(*figures[base]))  # noqa: B905
         table.append({"": row.name, "frames/s": fps, "p50 ms": p50, "p99 ms": p99,

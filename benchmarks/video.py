@@ -21,7 +21,7 @@ import torch
 from skimage.data import astronaut
 from skimage.transform import resize
 
-from splatmend.core import load_restorer
+from splatmend.core import keep_freed_memory, load_restorer
 from splatmend.plugin import VideoOptions, restore_video
 
 
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default="compact")
     options = parser.parse_args()
+    keep_freed_memory()  # as the command does
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source.mp4"
         write_clip(source, options.frames, options.size)

@@ -14,6 +14,7 @@ turbo/      the SD-Turbo restorer
 registry    load_restorer(name or path)
 color_lock  keep the input's low frequencies
 tiling      overlapping tiles for large pictures
+heap        freed memory kept for the next frame
 restore     frames through a restorer: alpha box, matte, strength
 """
 
@@ -39,6 +40,7 @@ from splatmend.core.errors import (
 from splatmend.core.estimator import DegradationEstimator, artifact_score, load_estimator
 from splatmend.core.frame import AlphaKind, Frame
 from splatmend.core.gate import Gated
+from splatmend.core.heap import keep_freed_memory
 from splatmend.core.pixels import crop_to, from_tensor, pad_to_multiple, to_tensor
 from splatmend.core.registry import available_restorers, load_restorer, pick_device
 from splatmend.core.restore import RestoreOptions, alpha_box, restore_frames, restore_pixels
@@ -75,6 +77,7 @@ __all__ = [
     "checked",
     "crop_to",
     "from_tensor",
+    "keep_freed_memory",
     "load_checkpoint",
     "load_estimator",
     "load_restorer",

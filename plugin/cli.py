@@ -21,6 +21,7 @@ from splatmend.core import (
     SplatmendError,
     Tiled,
     available_restorers,
+    keep_freed_memory,
     load_estimator,
     load_restorer,
 )
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     commands = {point.name: point for point in entry_points(group=_COMMANDS)}
     if given and given[0] in commands:
+        keep_freed_memory()
         try:
             command: Callable[[Sequence[str]], int | None] = commands[given[0]].load()
             return command(given[1:]) or 0
@@ -79,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def restore_video(arguments: Sequence[str] | None = None) -> int:
     """`restore-video in out`: mend a clip, a sequence, a picture or a folder of clips."""
+    keep_freed_memory()
     try:
         options = _parser().parse_args(arguments)
         return _restore(options)
