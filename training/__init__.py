@@ -17,7 +17,8 @@ damage, avatar  thinned and rendered (`splatmend thin`, `splatmend render`)
 
 The loop:
 config, train, run_state  the run as a value, as a loop, and what resumes it (`splatmend train`)
-batches, pair_crops, sequences, recordings  what it draws: crops, pairs, clips with exact motion
+batches, frame_pool, pair_crops, sequences, recordings  what it draws: crops of degraded portraits
+              or of pairs, clips with exact motion
 models, turbo_model  what is trained: compact, its adapters, turbo
 objective, losses, dists, adversarial, opponent, identity  the terms of the loss
 validation    what is judged on the way

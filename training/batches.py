@@ -15,6 +15,7 @@ from splatmend.core.errors import InputError
 from splatmend.training.augmentation import augment
 from splatmend.training.config import TrainConfig
 from splatmend.training.dataset import Portrait, Split, draw_batch, has_manifest, load_portraits
+from splatmend.training.frame_pool import FramePool
 from splatmend.training.pair_crops import (
     Pair,
     Part,
@@ -84,7 +85,10 @@ def open_data(config: TrainConfig) -> tuple[Draw, Draw | None]:
         draw: Draw = draw_batch
         if config.temporal:
             draw = partial(draw_sequence_batch, frames=config.frames)
-        return partial(draw, portraits), partial(draw, judged) if judged else None
+        train: Draw = partial(draw, portraits)
+        if config.pool:
+            train = FramePool(portraits, size=config.pool, renew=config.renew)
+        return train, partial(draw, judged) if judged else None
     train, held = _pairs(config, "train"), _pairs(config, "val")
     if not train:
         raise InputError("the manifests hold no pair of the split 'train'")

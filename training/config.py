@@ -95,6 +95,11 @@ class TrainConfig:
     accumulate: int = 1
     """Batches whose gradients make one update."""
     crop: int = 128
+    pool: int = 0
+    """With `faces`: degraded portraits at hand, from which crops are cut (training/frame_pool.py);
+    0 degrades every crop by itself."""
+    renew: int = 4
+    """Every so many updates a portrait of the pool makes room for a new one."""
     learning_rate: float = 4e-4
     warmup_steps: int = 100
     weight_decay: float = 1e-4
@@ -135,15 +140,7 @@ class TrainConfig:
     """Beside log.jsonl; each must be installed."""
 
     def __post_init__(self) -> None:
-        if not (self.faces or self.manifests or self.pairs):
-            raise InputError("nothing to train on: give --faces, --manifests or --pairs")
-        if self.faces and (self.manifests or self.pairs):
-            raise InputError("train on --faces or on --manifests and --pairs, not on both")
-        if self.holdout < 0 or self.holdout == 1 or self.rank < 0:
-            raise InputError(
-                f"holdout must be 0 or at least 2 and rank at least 0, "
-                f"got {self.holdout} and {self.rank}"
-            )
+        self._check_data()
         if self.rank and self.base != "compact":
             raise InputError("--rank is compact's: turbo has --turbo.rank-unet and rank-vae")
         if self.crop % 32 or self.crop < self.vgg_side:
@@ -156,12 +153,27 @@ class TrainConfig:
                 f"warmup_steps must lie between 0 and max_steps ({self.max_steps}), "
                 f"got {self.warmup_steps}"
             )
-        if self.temporal and (not self.faces or self.frames < 2):
-            raise InputError("--temporal needs --faces, and at least 2 --frames")
         if self.loss.identity and self.identity_model is None:
             raise InputError("loss.identity needs --identity-model, a TorchScript face embedder")
-        if min(self.batch, self.accumulate, self.validate_every, self.save_every) < 1:
-            raise InputError("batch, accumulate, validate_every and save_every must be at least 1")
+        if min(self.batch, self.accumulate, self.renew, self.validate_every, self.save_every) < 1:
+            raise InputError(
+                "batch, accumulate, renew, validate_every and save_every must be at least 1"
+            )
+
+    def _check_data(self) -> None:
+        if not (self.faces or self.manifests or self.pairs):
+            raise InputError("nothing to train on: give --faces, --manifests or --pairs")
+        if self.faces and (self.manifests or self.pairs):
+            raise InputError("train on --faces or on --manifests and --pairs, not on both")
+        if min(self.holdout, self.rank, self.pool) < 0 or self.holdout == 1:
+            raise InputError(
+                f"holdout must be 0 or at least 2, rank and pool at least 0, "
+                f"got {self.holdout}, {self.rank} and {self.pool}"
+            )
+        if self.temporal and (not self.faces or self.frames < 2):
+            raise InputError("--temporal needs --faces, and at least 2 --frames")
+        if self.pool and (not self.faces or self.temporal):
+            raise InputError("--pool needs --faces, and no --temporal")
 
 
 PRESETS: Mapping[Preset, Mapping[str, Any]] = {

@@ -21,12 +21,14 @@ from splatmend.core.pixels import to_tensor
 from splatmend.training.degradations import degrade, draw_recipe
 from splatmend.training.foreground import cached_foreground
 from splatmend.training.splatting import SplatOptions, resplat
+from splatmend.training.steps_splat import holes
 
 __all__ = [
     "Portrait",
     "Split",
     "draw_batch",
     "draw_ground",
+    "draw_pair",
     "draw_relit",
     "draw_window",
     "has_manifest",
@@ -94,14 +96,15 @@ def draw_batch(
 
     Sample i is named by (seed, step, first + i).
     """
-    pairs = [_draw_pair(portraits, (seed, step, first + index), crop) for index in range(batch)]
+    pairs = [draw_pair(portraits, (seed, step, first + index), crop) for index in range(batch)]
     degraded, clean = zip(*pairs, strict=True)
     return torch.cat(degraded), torch.cat(clean)
 
 
-def _draw_pair(
+def draw_pair(
     portraits: Sequence[Portrait], name: tuple[int, ...], crop: int
 ) -> tuple[Tensor, Tensor]:
+    """Draw one pair (degraded, clean), each (1, 3, crop, crop) in [0, 1]; `name` is its seed."""
     rng = np.random.default_rng(name)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     portrait = portraits[int(rng.integers(len(portraits)))]
@@ -119,8 +122,17 @@ def _draw_pair(
         clean, coverage = resplat(clean, fine, generator, alpha=alpha)
         if ground is not None:
             clean = clean * coverage + ground * (1 - coverage)
-    recipe = draw_recipe(generator)
-    return degrade(clean, recipe, generator, alpha=alpha, ground=ground), clean
+    degraded = degrade(clean, draw_recipe(generator), generator, alpha=alpha, ground=ground)
+    if alpha is not None and rng.random() < 0.5:  # thinned avatars let the ground through
+        degraded = holes(
+            degraded,
+            strength=(alpha > 0.5).float() * rng.uniform(0.3, 1.0),
+            generator=generator,
+            alpha=alpha,
+            spacing=np.exp(rng.uniform(np.log(6.0), np.log(24.0))),
+            loss=rng.uniform(0.1, 0.7),
+        )
+    return degraded, clean
 
 
 def draw_window(
@@ -132,7 +144,7 @@ def draw_window(
     """
     side = portrait.pixels.shape[0]
     largest = min(1.0, portrait.native_scale)
-    low, high = (0.4, 0.9) if small else (max(0.5, crop / side), 1.0)
+    low, high = (0.4, 0.9) if small else (min(max(0.5, crop / side), 1.0), 1.0)
     scale = min(largest, np.exp(rng.uniform(np.log(low), np.log(high))))
     size = max(round(side * scale), 16)
 

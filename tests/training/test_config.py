@@ -54,6 +54,9 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path) -> None:
     [
         ({"faces": ()}, "nothing to train on"),
         ({"pairs": ("a:b",)}, "not on both"),
+        ({"faces": (), "pairs": ("a:b",), "pool": 5}, "--pool needs --faces, and no --temporal"),
+        ({"temporal": True, "pool": 5}, "--pool needs --faces, and no --temporal"),
+        ({"renew": 0}, "renew, validate_every and save_every must be at least 1"),
         ({"holdout": 1}, "holdout must be 0 or at least 2"),
         ({"crop": 150}, "crop must be a multiple of 32"),
         ({"crop": 32}, r"at least vgg_side \(64\)"),

@@ -1,0 +1,82 @@
+"""Crops cut from a pool of degraded portraits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from splatmend.training import frame_pool as frame_pool_module
+from splatmend.training import load_portraits
+from splatmend.training.batches import open_data
+from splatmend.training.config import TrainConfig
+from splatmend.training.frame_pool import FramePool
+
+CROP = 64
+
+
+@pytest.fixture
+def drawn(portraits_folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FramePool, list[int]]:
+    """A pool of three frames, one renewed every two steps, and the numbers of those it made."""
+    pool = FramePool(load_portraits(portraits_folder, "train", foreground=True), size=3, renew=2)
+    made: list[int] = []
+    draw = pool._draw_frame
+
+    def counted(seed: int, number: int, crop: int) -> frame_pool_module._Frames:
+        made.append(number)
+        return draw(seed, number, crop)
+
+    monkeypatch.setattr(pool, "_draw_frame", counted)
+    return pool, made
+
+
+def test_a_frame_lends_many_crops_before_it_goes(drawn: tuple[FramePool, list[int]]) -> None:
+    pool, made = drawn
+    for step in range(20):
+        pool(seed=0, step=step, batch=8, crop=CROP)
+    assert sorted(made) == list(range(3 + 9))  # each once, though 160 crops were cut
+    assert len(pool._frames) <= 3
+
+
+def test_a_crop_is_named_by_seed_step_and_index(portraits_folder: Path) -> None:
+    portraits = load_portraits(portraits_folder, "train", foreground=True)
+
+    def batch(step: int, *, first: int = 0, count: int = 4, seed: int = 0) -> torch.Tensor:
+        pool = FramePool(portraits, size=4, renew=2)
+        degraded, clean = pool(seed=seed, step=step, batch=count, crop=CROP, first=first)
+        assert degraded.shape == clean.shape == (count, 3, CROP, CROP)
+        return torch.cat((degraded, clean), 1)
+
+    used = FramePool(portraits, size=4, renew=2)
+    for step in range(6):
+        last = torch.cat(used(seed=0, step=step, batch=4, crop=CROP), 1)
+    assert torch.equal(last, batch(5))  # nothing depends on what was drawn before
+    assert torch.equal(batch(5, first=2, count=2), batch(5)[2:])  # nor on who draws the others
+    assert not torch.equal(batch(5), batch(4))
+    assert not torch.equal(batch(5), batch(5, seed=1))
+
+
+def test_both_halves_of_a_pair_show_the_same_window(portraits_folder: Path) -> None:
+    portraits = load_portraits(portraits_folder, "train", foreground=True)
+    pool = FramePool(portraits, size=6, renew=1)
+    apart, elsewhere = [], []
+    for step in range(6):
+        degraded, clean = pool(seed=1, step=step, batch=4, crop=CROP)
+        apart.append((degraded - clean).abs().mean())
+        elsewhere.append((degraded - clean.flip(3)).abs().mean())
+    assert np.mean(apart) < 0.5 * np.mean(elsewhere)
+
+
+def test_portraits_smaller_than_the_crop_are_continued(portraits_folder: Path) -> None:
+    portraits = load_portraits(portraits_folder, "train")
+    side = portraits[0].pixels.shape[0] // 32 * 32 + 64
+    degraded, clean = FramePool(portraits, size=2, renew=1)(seed=0, step=0, batch=3, crop=side)
+    assert degraded.shape == clean.shape == (3, 3, side, side)
+
+
+def test_the_option_replaces_drawing_crop_by_crop(portraits_folder: Path, tmp_path: Path) -> None:
+    config = TrainConfig(faces=(portraits_folder,), out=tmp_path / "run", pool=2)
+    draw, validation = open_data(config)
+    assert isinstance(draw, FramePool)
+    assert validation is not None
+    assert not isinstance(validation, FramePool)

@@ -1,0 +1,82 @@
+"""Training crops from a pool of degraded frames, each used many times before it goes.
+
+Degrading costs far more than training on the result, and a crop says nothing of what lies
+beyond it. So whole portraits are degraded, several crops are cut from each, and the pool is
+renewed frame by frame. Frame and crop follow from (seed, step, index) alone, as everywhere
+in training: a run that was stopped and resumed sees what an uninterrupted one sees.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from splatmend.core.pixels import from_tensor, to_tensor
+from splatmend.training.dataset import Portrait, draw_pair
+
+__all__ = ["FramePool"]
+
+_CELL = 32  # sides of smaller frames are multiples of it
+_Frames = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+class FramePool:
+    """Draws (degraded, clean) crops, each (batch, 3, crop, crop) in [0, 1]; see `batches.Draw`.
+
+    `size` frames are at hand, and every `renew` updates one of them makes room for a new one:
+    a frame lends batch * renew crops on average.
+    """
+
+    def __init__(self, portraits: Sequence[Portrait], *, size: int, renew: int) -> None:
+        self._portraits, self._size, self._renew = portraits, size, renew
+        self._frames: dict[int, _Frames] = {}
+
+    def __call__(
+        self, *, seed: int, step: int, batch: int, crop: int, first: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Sample i is named by (seed, step, first + i)."""
+        oldest = step // self._renew
+        for number in [n for n in self._frames if not oldest <= n < oldest + self._size]:
+            del self._frames[number]
+        degraded, clean = [], []
+        for index in range(first, first + batch):
+            rng = np.random.default_rng((seed, step, index))
+            number = oldest + int(rng.integers(self._size))
+            if number not in self._frames:
+                self._frames[number] = self._draw_frame(seed, number, crop)
+            damaged, whole = _cut(self._frames[number], crop, rng)
+            degraded.append(damaged)
+            clean.append(whole)
+        return to_tensor(degraded), to_tensor(clean)
+
+    def _draw_frame(self, seed: int, number: int, crop: int) -> _Frames:
+        """A portrait, as large as it is half of the time, else smaller; 8 bits, as renders come."""
+        rng = np.random.default_rng((seed, number, 1))  # two words name a frame, three a crop
+        portrait = self._portraits[int(rng.integers(len(self._portraits)))]
+        side = max(portrait.pixels.shape[0], crop)
+        low = max(crop, side // 2) // _CELL
+        if rng.random() < 0.5:
+            side = _CELL * int(rng.integers(low, max(side // _CELL, low) + 1))
+        degraded, clean = draw_pair([portrait], (seed, number, 2), side)
+        return from_tensor(degraded, np.uint8)[0], from_tensor(clean, np.uint8)[0]
+
+
+def _cut(
+    frames: _Frames, crop: int, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """One window of both, mirrored or not; half of the time the worse of two."""
+    height, width = frames[0].shape[:2]
+
+    def window() -> tuple[slice, slice]:
+        top, left = (int(rng.integers(side - crop + 1)) for side in (height, width))
+        return slice(top, top + crop), slice(left, left + crop)
+
+    def damage(area: tuple[slice, slice]) -> float:
+        degraded, clean = (frame[area].astype(np.int16) for frame in frames)
+        return float(np.abs(degraded - clean).mean())
+
+    area = max(window(), window(), key=damage) if rng.random() < 0.5 else window()
+    flip = slice(None, None, -1 if rng.random() < 0.5 else 1)
+    degraded, clean = (np.ascontiguousarray(frame[area][:, flip]) for frame in frames)
+    return degraded, clean
