@@ -29,6 +29,9 @@ class LossWeights:
     """0.1 of it is 1 dB of PSNR, whatever the damage: light damage must not get worse."""
     lpips_vgg: float = 1.0
     lpips_alex: float = 0.5
+    lpips_knee: float = 0.0
+    """Above it LPIPS counts by its logarithm, so that a change of light damage weighs as much as
+    the same share of heavy damage; 0 takes LPIPS as it is. No weight, but a distance."""
     gram: float = 0.07
     """Gram distance of VGG features, per sample (Gatys et al. 2016)."""
     dists: float = 0.0

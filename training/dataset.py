@@ -117,7 +117,7 @@ def draw_pair(
     else:
         alpha, ground = to_tensor([mask]), draw_ground(rng, crop)
         clean = color * alpha + ground * (1 - alpha)
-    if rng.random() < 0.35:  # the best that a real renderer gives is itself a fine splat
+    if rng.random() < 0.45:  # the best that a real renderer gives is itself a fine splat
         fine = SplatOptions(spacing=rng.uniform(1.3, 2.2), detail=rng.uniform(0.2, 0.8))
         clean, coverage = resplat(clean, fine, generator, alpha=alpha)
         if ground is not None:

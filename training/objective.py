@@ -50,10 +50,10 @@ class Objective(nn.Module):
         }
         if self.alex is not None:
             ours, target = self._features(self.alex, restored, clean)
-            terms["lpips_alex"] = self.alex.distance(ours, target).mean()
+            terms["lpips_alex"] = self._bent(self.alex.distance(ours, target)).mean()
         if self.vgg is not None:
             ours, target = self._features(self.vgg, restored[window], clean[window])
-            terms["lpips_vgg"] = self.vgg.distance(ours, target).mean()
+            terms["lpips_vgg"] = self._bent(self.vgg.distance(ours, target)).mean()
             terms["gram"] = gram_distance(ours, target).mean()
         if self.dists is not None:
             terms["dists"] = self.dists(restored[window], clean[window]).mean()
@@ -67,6 +67,11 @@ class Objective(nn.Module):
             terms["temporal"] = temporal_loss(*clips, batch.flow, batch.valid).mean()
         weights = {name: getattr(self.weights, name) for name in terms}
         return {name: weights[name] * term for name, term in terms.items() if weights[name]}
+
+    def _bent(self, distance: Tensor) -> Tensor:
+        """The distance up to the knee, about its logarithm beyond, (n,)."""
+        knee = self.weights.lpips_knee
+        return knee * (distance / knee).log1p() if knee else distance
 
     def window(self, step: int) -> tuple[slice, ...]:
         """A random window of some crops: an unbiased sample at a fraction of the cost."""

@@ -1,6 +1,7 @@
 """The terms of the loss: which there are, what they cost, and that optional ones resume."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +67,23 @@ def test_every_term_is_named_weighted_and_zero_at_the_target(
     assert doubled(clean * 0.5, batch, 0)["l1"] == pytest.approx(
         2 * objective(clean * 0.5, batch, 0)["l1"].item()
     )
+
+
+def test_beyond_the_knee_lpips_counts_by_its_logarithm(backbones: Path, tmp_path: Path) -> None:
+    clean = torch.rand(1, 3, 64, 64)
+    noise = torch.randn_like(clean)
+    batch = Batch(clean, clean, torch.ones(1, 8))
+
+    def term(amount: float, knee: float) -> float:
+        loss = {"lpips_alex": 1.0, "lpips_knee": knee}
+        objective = Objective(config(tmp_path, tmp_path, loss, lpips_weights=backbones))
+        return objective((clean + amount * noise).clamp(0, 1), batch, 0)["lpips_alex"].item()
+
+    light, heavy = term(0.02, 0.0), term(0.5, 0.0)
+    assert term(0.02, 1e3 * light) == pytest.approx(light, rel=2e-3)  # far below: as it is
+    knee = light / 10
+    bent = term(0.5, knee) - term(0.02, knee)
+    assert bent == pytest.approx(knee * math.log((heavy + knee) / (light + knee)), rel=1e-4)
 
 
 def test_terms_without_weight_load_nothing(tmp_path: Path) -> None:
