@@ -14,6 +14,7 @@ augmentation  what strikes the input besides, while training
 Avatars to pairs:
 ply, harmonics, rasterizer, gsplat_backend  3-D Gaussians to colour, alpha, depth, exact motion
 damage, avatar  thinned and rendered (`splatmend thin`, `splatmend render`)
+retexture     one avatar dressed as many people, whole and damaged (`splatmend retexture`)
 
 The loop:
 config, train, run_state  the run as a value, as a loop, and what resumes it (`splatmend train`)

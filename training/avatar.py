@@ -25,7 +25,7 @@ from splatmend.training.gsplat_backend import Backend, pick_backend
 from splatmend.training.ply import read_ply, write_ply
 from splatmend.training.rasterizer import Camera, Render
 
-__all__ = ["RenderConfig", "ThinConfig", "render_avatar", "thin_avatar"]
+__all__ = ["RenderConfig", "ThinConfig", "render_avatar", "thin_avatar", "write_frame"]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def render_avatar(config: RenderConfig) -> None:
         towards = (splats, cameras[index - 1]) if config.planes and index else None
         with torch.inference_mode():
             frame = draw(splats, camera, towards=towards, low_pass=config.low_pass)
-        _write_frame(config.out / f"{index:04d}", frame, planes=config.planes)
+        write_frame(config.out / f"{index:04d}", frame, planes=config.planes)
     sys.stdout.write(f"{len(cameras)} frames written to {config.out}\n")
 
 
@@ -134,7 +134,8 @@ def _arc(config: RenderConfig) -> Iterator[Camera]:
         yield Camera.look_at(eye, target=config.target, fov_y=config.fov, size=config.size)
 
 
-def _write_frame(stem: Path, frame: Render, *, planes: bool) -> None:
+def write_frame(stem: Path, frame: Render, *, planes: bool) -> None:
+    """Write `stem`.png with straight alpha and, with `planes`, `stem`.npz with depth and motion."""
     straight = frame.color / frame.alpha.clamp(min=1e-6)
     pixels = torch.cat((straight, frame.alpha)).clamp(0, 1).mul(255).round()
     array = pixels.permute(1, 2, 0).numpy().astype(np.uint8)

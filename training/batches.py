@@ -85,10 +85,8 @@ def open_data(config: TrainConfig) -> tuple[Draw, Draw | None]:
         draw: Draw = draw_batch
         if config.temporal:
             draw = partial(draw_sequence_batch, frames=config.frames)
-        train: Draw = partial(draw, portraits)
-        if config.pool:
-            train = FramePool(portraits, size=config.pool, renew=config.renew)
-        return train, partial(draw, judged) if judged else None
+        crops = _pool(config, portraits) if config.pool else partial(draw, portraits)
+        return crops, partial(draw, judged) if judged else None
     train, held = _pairs(config, "train"), _pairs(config, "val")
     if not train:
         raise InputError("the manifests hold no pair of the split 'train'")
@@ -102,6 +100,17 @@ def load_people(folder: Path, split: Split, work: Path) -> list[Portrait]:
     """Portraits of one split, cut out where they serve to train; masks are kept under `work`."""
     cut_out = split == "train" and has_manifest(folder)
     return load_portraits(folder, split, cache=work / "foreground", foreground=cut_out)
+
+
+def _pool(config: TrainConfig, portraits: list[Portrait]) -> Draw:
+    pairs = _pairs(config, "train")
+    return FramePool(
+        portraits,
+        size=config.pool,
+        renew=config.renew,
+        pairs=pairs,
+        pair_share=config.pair_share,
+    )
 
 
 def _pairs(config: TrainConfig, split: Split) -> list[Pair]:

@@ -103,6 +103,9 @@ class TrainConfig:
     0 degrades every crop by itself."""
     renew: int = 4
     """Every so many updates a portrait of the pool makes room for a new one."""
+    pair_share: float = 0.5
+    """With `pool`: how many of its frames are of `manifests` and `pairs`, where those are given
+    too."""
     learning_rate: float = 4e-4
     warmup_steps: int = 100
     weight_decay: float = 1e-4
@@ -166,8 +169,12 @@ class TrainConfig:
     def _check_data(self) -> None:
         if not (self.faces or self.manifests or self.pairs):
             raise InputError("nothing to train on: give --faces, --manifests or --pairs")
-        if self.faces and (self.manifests or self.pairs):
-            raise InputError("train on --faces or on --manifests and --pairs, not on both")
+        if self.faces and (self.manifests or self.pairs) and not self.pool:
+            raise InputError(
+                "train on --faces or on --manifests and --pairs; on both together with --pool"
+            )
+        if not 0 <= self.pair_share <= 1:
+            raise InputError(f"pair_share must lie in [0, 1], got {self.pair_share}")
         if min(self.holdout, self.rank, self.pool) < 0 or self.holdout == 1:
             raise InputError(
                 f"holdout must be 0 or at least 2, rank and pool at least 0, "
@@ -199,8 +206,8 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
 def parse_config(arguments: Sequence[str] | None = None) -> TrainConfig:
     """`[FILE.toml] [--option value ...]` -> the run; what neither says is the preset's.
 
-    The preset is turbo's for `base` turbo, the adapter's for compact on real `pairs`, else
-    compact's own.
+    The preset is turbo's for `base` turbo, the adapter's for compact on real `pairs` alone,
+    else compact's own.
 
     Raises:
         InputError: a file that cannot be read, an unknown key, or settings that do not fit.
@@ -218,7 +225,8 @@ def _preset(words: Sequence[str]) -> Preset:
     joined = f" {' '.join(words)} "
     if "--base turbo " in joined or "--base=turbo " in joined:
         return "turbo"
-    return "adapter" if any(word.partition("=")[0] == "--pairs" for word in words) else "compact"
+    named = {word.partition("=")[0] for word in words}
+    return "adapter" if "--pairs" in named and "--faces" not in named else "compact"
 
 
 def _read_toml(path: Path) -> Mapping[str, Any]:

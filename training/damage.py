@@ -46,15 +46,16 @@ def fade(splats: Splats, factor: float) -> Splats:
     return replace(splats, opacity=(splats.opacity.sigmoid() * factor).logit(eps=1e-6))
 
 
-def merge(splats: Splats, keep: float, generator: torch.Generator) -> Splats:
+def merge(splats: Splats, keep: float, generator: torch.Generator, *, haste: float = 0.2) -> Splats:
     """Merge neighbours of like colour until a share `keep` is left, as decimating tools do.
 
     A pair becomes the Gaussian of its moments, weighted by what each covers. Outlines
-    stay, texture melts, thin things grow fat.
+    stay, texture melts, thin things grow fat. `haste` in (0, 0.5] is the share that loses its
+    better half in one round: the more, the less it matters whether the two are alike.
     """
     target = _target(splats, keep)
     while len(splats) > target:
-        pairs = min(max(len(splats) // 5, 1), len(splats) - target)
+        pairs = min(max(int(len(splats) * haste), 1), len(splats) - target)
         splats = _merge_pairs(splats, pairs, generator)
     return splats
 

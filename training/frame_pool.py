@@ -14,6 +14,7 @@ from torch import Tensor
 
 from splatmend.core.pixels import from_tensor, to_tensor
 from splatmend.training.dataset import Portrait, draw_pair
+from splatmend.training.pair_crops import Pair, draw_pair_frame
 
 __all__ = ["FramePool"]
 
@@ -25,11 +26,21 @@ class FramePool:
     """Draws (degraded, clean) crops, each (batch, 3, crop, crop) in [0, 1]; see `batches.Draw`.
 
     `size` frames are at hand, and every `renew` updates one of them makes room for a new one:
-    a frame lends batch * renew crops on average.
+    a frame lends batch * renew crops on average. `pair_share` of the frames are real or
+    prepared `pairs`, the rest portraits.
     """
 
-    def __init__(self, portraits: Sequence[Portrait], *, size: int, renew: int) -> None:
+    def __init__(
+        self,
+        portraits: Sequence[Portrait],
+        *,
+        size: int,
+        renew: int,
+        pairs: Sequence[Pair] = (),
+        pair_share: float = 0.0,
+    ) -> None:
         self._portraits, self._size, self._renew = portraits, size, renew
+        self._pairs, self._pair_share = pairs, pair_share if pairs else 0.0
         self._frames: dict[int, _Frames] = {}
 
     def __call__(
@@ -52,13 +63,15 @@ class FramePool:
 
     def _draw_frame(self, seed: int, number: int, crop: int) -> _Frames:
         """A portrait, as large as it is half of the time, else smaller; 8 bits, as renders come."""
-        rng = np.random.default_rng((seed, number, 1))  # two words name a frame, three a crop
+        rng = np.random.default_rng((seed, number))  # two words name a frame, three a crop
+        if rng.random() < self._pair_share:
+            return draw_pair_frame(self._pairs[int(rng.integers(len(self._pairs)))], rng)
         portrait = self._portraits[int(rng.integers(len(self._portraits)))]
         side = max(portrait.pixels.shape[0], crop)
         low = max(crop, side // 2) // _CELL
         if rng.random() < 0.5:
             side = _CELL * int(rng.integers(low, max(side // _CELL, low) + 1))
-        degraded, clean = draw_pair([portrait], (seed, number, 2), side)
+        degraded, clean = draw_pair([portrait], (seed, number, 0, 0), side)
         return from_tensor(degraded, np.uint8)[0], from_tensor(clean, np.uint8)[0]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from splatmend.core.errors import InputError
-from splatmend.core.pixels import to_tensor
+from splatmend.core.pixels import from_tensor, to_tensor
 from splatmend.training.dataset import Split, draw_ground
 from splatmend.training.manifest import read_manifest
 from splatmend.training.pairs import (
@@ -25,7 +25,7 @@ from splatmend.training.pairs import (
     subject_box,
 )
 
-__all__ = ["Pair", "Part", "draw_pair_batch", "folder_poses", "prepared_pairs"]
+__all__ = ["Pair", "Part", "draw_pair_batch", "draw_pair_frame", "folder_poses", "prepared_pairs"]
 
 Part = Literal["train", "held out"]
 _read = lru_cache(maxsize=64)(read_layers)  # an avatar has few poses, and a pose many crops
@@ -118,6 +118,18 @@ def draw_pair_batch(
     drawn = [_draw(pairs, (seed, step, first + index), crop) for index in range(batch)]
     degraded, clean = zip(*drawn, strict=True)
     return torch.cat(degraded), torch.cat(clean)
+
+
+def draw_pair_frame(
+    pair: Pair, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A whole pair (degraded, clean), (h, w, 3), on one ground; some with part of the damage."""
+    height, width = pair.size
+    ground = draw_ground(rng, max(height, width))[..., :height, :width]
+    degraded, clean = (_on_ground(_read(path), ground) for path in (pair.degraded, pair.clean))
+    if rng.random() < 0.25:
+        degraded = clean + rng.uniform(0.3, 1.0) * (degraded - clean)
+    return from_tensor(degraded, np.uint8)[0], from_tensor(clean, np.uint8)[0]
 
 
 def _draw(pairs: Sequence[Pair], name: tuple[int, ...], crop: int) -> tuple[Tensor, Tensor]:

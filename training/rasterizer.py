@@ -18,7 +18,7 @@ from splatmend.core.errors import InputError
 from splatmend.training.harmonics import evaluate_harmonics
 from splatmend.training.ply import Splats
 
-__all__ = ["NEAR", "Camera", "Render", "blended", "render", "unpack"]
+__all__ = ["NEAR", "Camera", "Render", "blend_weights", "blended", "render", "unpack"]
 
 _CUT = 8**0.5  # standard deviations at which a Gaussian ends, where its alpha is 0.018
 NEAR = 0.01
@@ -249,8 +249,38 @@ def _tile_lists(gaussians: _Projected, rows: int, columns: int) -> Iterator[tupl
         yield index, torch.where(nth < filled[index, None], owner[members], -1)
 
 
+def blend_weights(splats: Splats, camera: Camera, *, low_pass: float = 0.3) -> Tensor:
+    """What each Gaussian adds to each pixel, sparse (h w, n): times colours it is the frame.
+
+    Shares below a thousandth are left out.
+    """
+    names = torch.arange(len(splats), dtype=torch.float32)[:, None]  # exact up to 2^24
+    gaussians = _project(splats, camera, names, low_pass)
+    rows, columns = -(-camera.height // _TILE), -(-camera.width // _TILE)
+    places, shares = [torch.empty(2, 0, dtype=torch.long)], [torch.empty(0)]
+    for index, members in _tile_lists(gaussians, rows, columns):
+        weight = _weights(gaussians, members, index, columns)
+        tile, member, pixel = (weight > 1e-3).nonzero().unbind(-1)
+        y = index[tile] // columns * _TILE + pixel // _TILE
+        x = index[tile] % columns * _TILE + pixel % _TILE
+        inside = (y < camera.height) & (x < camera.width)
+        owner = gaussians.features[members[tile, member], 0].long()
+        places.append(torch.stack((y * camera.width + x, owner))[:, inside])
+        shares.append(weight[tile, member, pixel][inside])
+    size = (camera.height * camera.width, len(splats))
+    return torch.sparse_coo_tensor(
+        torch.cat(places, 1), torch.cat(shares), size, check_invariants=True
+    )
+
+
 def _blend(gaussians: _Projected, members: Tensor, index: Tensor, columns: int) -> Tensor:
     """Front to back over some tiles: members (t, k) -> (t, c, pixels)."""
+    weight = _weights(gaussians, members, index, columns)
+    return gaussians.features[members].transpose(1, 2) @ weight
+
+
+def _weights(gaussians: _Projected, members: Tensor, index: Tensor, columns: int) -> Tensor:
+    """The share of each member in each pixel: members (t, k) -> (t, k, pixels)."""
     corner = torch.stack((index % columns, index // columns), -1) * _TILE  # (t, 2)
     y, x = (plane.flatten() for plane in _pixel_centers(_TILE, _TILE))
     a, b, c = gaussians.conic[members].unbind(-1)  # (t, k)
@@ -266,5 +296,4 @@ def _blend(gaussians: _Projected, members: Tensor, index: Tensor, columns: int) 
     alpha = (opacity[..., None] * power.clamp(max=0).exp()).clamp(max=0.99)
     alpha = torch.where((alpha < 1 / 255) | (power < -0.5 * _CUT**2), 0.0, alpha)
     through = (1 - alpha).cumprod(1)
-    weight = alpha * torch.cat((torch.ones_like(through[:, :1]), through[:, :-1]), 1)
-    return gaussians.features[members].transpose(1, 2) @ weight
+    return alpha * torch.cat((torch.ones_like(through[:, :1]), through[:, :-1]), 1)

@@ -32,6 +32,7 @@ def test_the_kind_of_run_chooses_the_preset(tmp_path: Path) -> None:
     adapter = parse_config(["--pairs", "a:b"])
     assert adapter.rank == PRESETS["adapter"]["rank"] == 16
     assert parse_config(["--pairs", "a:b", "--rank", "0"]).rank == 0
+    assert parse_config(["--pairs", "a:b", "--faces", "x", "--pool", "9"]).rank == 0
     file = tmp_path / "run.toml"
     file.write_text('base = "turbo"\nmanifests = ["m.jsonl"]\n')
     assert parse_config([str(file)]).learning_rate == 5e-5
@@ -53,7 +54,8 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path) -> None:
     ("changes", "complaint"),
     [
         ({"faces": ()}, "nothing to train on"),
-        ({"pairs": ("a:b",)}, "not on both"),
+        ({"pairs": ("a:b",)}, "on both together with --pool"),
+        ({"pairs": ("a:b",), "pool": 5, "pair_share": 1.5}, r"pair_share must lie in \[0, 1\]"),
         ({"faces": (), "pairs": ("a:b",), "pool": 5}, "--pool needs --faces, and no --temporal"),
         ({"temporal": True, "pool": 5}, "--pool needs --faces, and no --temporal"),
         ({"renew": 0}, "renew, validate_every and save_every must be at least 1"),

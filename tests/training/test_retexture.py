@@ -1,0 +1,121 @@
+"""One avatar's Gaussians in the colours of many portraits."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from splatmend.training.batches import open_data
+from splatmend.training.config import TrainConfig
+from splatmend.training.frame_pool import FramePool
+from splatmend.training.pairs import folder_pairs
+from splatmend.training.ply import Splats, read_ply, write_ply
+from splatmend.training.rasterizer import Camera, blend_weights, render
+from splatmend.training.retexture import RetextureConfig, Wardrobe, draw_damage, main
+
+
+@pytest.fixture
+def plate(tmp_path: Path) -> Path:
+    """A translucent grey plate that faces +z, 0.36 wide, in two layers."""
+    line = torch.linspace(-0.18, 0.18, 60)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    layers = [torch.stack((x, y, torch.full_like(x, z)), -1).view(-1, 3) for z in (0.0, -0.02)]
+    center = torch.cat(layers)
+    n = len(center)
+    write_ply(
+        tmp_path / "plate.ply",
+        Splats(
+            center=center,
+            log_scale=torch.tensor((-5.5, -5.5, -8.0)).repeat(n, 1),
+            rotation=torch.tensor([[1.0, 0, 0, 0]]).expand(n, 4),
+            opacity=torch.full((n,), 0.5),
+            harmonics=torch.zeros(n, 1, 3),
+        ),
+    )
+    return tmp_path / "plate.ply"
+
+
+def test_a_frame_is_its_weights_times_the_colours(plate: Path) -> None:
+    splats = read_ply(plate)
+    colors = torch.rand(len(splats), 3)
+    camera = Camera.look_at((0.1, 0.05, 0.7), fov_y=30, size=(200, 180))
+    dressed = Splats(**{**vars(splats), "harmonics": ((colors - 0.5) / 0.28209479)[:, None]})
+    shown = render(dressed, camera)
+    weights = blend_weights(splats, camera)
+    assert weights.shape == (200 * 180, len(splats))
+    product = (weights @ colors).T.reshape(3, 200, 180)
+    torch.testing.assert_close(product, shown.color, atol=0.01, rtol=0)
+
+
+def test_the_avatar_looks_like_the_portrait_eye_on_eye(plate: Path, tmp_path: Path) -> None:
+    config = RetextureConfig(source=plate, faces=tmp_path, out=tmp_path, count=1)
+    face = np.full((512, 512, 3), 150, np.uint8)
+    cv2.circle(face, (196, 240), 22, (230, 40, 40), -1)  # where FFHQ has eyes
+    cv2.circle(face, (316, 240), 22, (40, 40, 230), -1)
+    rng = np.random.default_rng(0)  # its first number mirrors nothing
+    assert np.random.default_rng(0).random() >= 0.5
+    dressed = Wardrobe(read_ply(plate), config).dress(face, rng)
+    shown = render(dressed, Camera.look_at((0, 0, 0.8), fov_y=30, size=(512, 512)))
+    picture = (shown.color / shown.alpha.clamp(min=1e-3)).numpy()
+    (x0, y0), (x1, y1) = ((round(v) for v in eye) for eye in config.eyes)
+    assert picture[0, y0, x0] > picture[2, y0, x0] + 0.4
+    assert picture[2, y1, x1] > picture[0, y1, x1] + 0.4
+    assert np.ptp(picture[:, 250, 230:280]) < 0.25  # between and below: the plain colour
+
+
+def test_pairs_are_written_named_and_not_written_twice(
+    plate: Path, portraits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "pairs"
+    command = [str(plate), str(portraits_folder), "--out", str(out), "--count"]
+    main([*command, "2"])
+    assert "2 pairs in" in capsys.readouterr().out
+    stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*.png") if p.parent.name != "foreground"}
+    assert {f"{p.parent.name}/{p.name}" for p in stamps} == {
+        "thin/00000.png", "thin/00001.png", "whole/00000.png", "whole/00001.png",
+    }  # fmt: skip
+    main([*command, "3"])
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    again = tmp_path / "again"
+    main([str(plate), str(portraits_folder), "--out", str(again), "--count", "1"])
+    for name in ("thin", "whole"):
+        first, second = (folder / name / "00000.png" for folder in (out, again))
+        assert first.read_bytes() == second.read_bytes()
+    pairs = folder_pairs(out / "thin", out / "whole")
+    assert len(pairs) == 3
+    for pair in pairs:
+        degraded, clean = pair()
+        assert 0.001 < (degraded - clean).abs().mean() < 0.3
+
+
+def test_every_kind_of_damage_leaves_sound_splats(plate: Path) -> None:
+    splats = read_ply(plate)
+    sizes = set()
+    for seed in range(25):
+        damaged = draw_damage(splats, np.random.default_rng(seed))
+        assert all(value.isfinite().all() for value in vars(damaged).values())
+        sizes.add(len(damaged))
+    assert len(splats) in sizes  # moved or faded
+    assert min(sizes) < 0.15 * len(splats)  # merged
+
+
+def test_the_pool_mixes_pairs_with_portraits(
+    plate: Path, portraits_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "pairs"
+    main([str(plate), str(portraits_folder), "--out", str(out), "--count", "2"])
+
+    def draw(share: float) -> FramePool:
+        made, _ = open_data(
+            TrainConfig(faces=(portraits_folder,), pairs=(f"{out / 'thin'}:{out / 'whole'}",),
+                        out=tmp_path / "run", pool=4, pair_share=share)
+        )  # fmt: skip
+        assert isinstance(made, FramePool)
+        made(seed=0, step=0, batch=16, crop=64)
+        return made
+
+    side = 512  # of the pairs; the portraits of the fixture are smaller
+    assert {f[0].shape[0] == side for f in draw(1.0)._frames.values()} == {True}
+    assert {f[0].shape[0] == side for f in draw(0.0)._frames.values()} == {False}

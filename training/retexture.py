@@ -1,0 +1,216 @@
+"""`splatmend retexture`: real pairs of many people from the Gaussians of one avatar.
+
+splatmend retexture avatar.ply faces/ --out pairs/ --count 600
+
+What thinning does to an avatar follows from how its Gaussians lie: translucent layers, fringes
+that fray, large ones over small. One avatar shows it on one face only. So its Gaussians take
+the colours that make it look like a portrait: given the geometry, a frame is linear in the
+colours (`blend_weights`), and they follow by iteration (SIRT; Gilbert 1972, "Iterative methods
+for the three-dimensional reconstruction of an object from projections"). Whole and damaged, the
+dressed avatar is then rendered from a random camera, with alpha.
+"""
+
+import json
+import math
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from splatmend.core.errors import InputError
+from splatmend.core.pixels import to_tensor
+from splatmend.training.avatar import write_frame
+from splatmend.training.damage import fade, grow, jitter, merge, prune
+from splatmend.training.dataset import Portrait, draw_relit, load_portraits
+from splatmend.training.ply import Splats, read_ply
+from splatmend.training.rasterizer import Camera, blend_weights, render
+
+__all__ = ["RetextureConfig", "Wardrobe", "draw_damage", "main", "retexture"]
+
+_C0 = 0.28209479177387814  # spherical harmonic of degree 0
+_ROUNDS = 25
+
+
+@dataclass(frozen=True)
+class RetextureConfig:
+    """Write folders `whole` and `thin` of renders with alpha, matched by name."""
+
+    source: tyro.conf.Positional[Path]
+    """A 3DGS PLY file of a head that looks along +z, y up."""
+    faces: tyro.conf.Positional[Path]
+    """Aligned portraits; of a folder with a manifest.json the training split."""
+    out: Path
+    count: int = 500
+    eyes: tuple[tuple[float, float], tuple[float, float]] = ((218.0, 199.0), (299.0, 199.0))
+    """Where the camera at `distance` sees the avatar's eyes: x, y of the left and the right one
+    on a picture of 512 x 512."""
+    face_eyes: tuple[tuple[float, float], tuple[float, float]] = ((196.0, 240.0), (316.0, 240.0))
+    """Where the portraits have theirs, scaled to 512 x 512; by default as FFHQ."""
+    distance: float = 0.8
+    """From the camera to the origin, in the avatar's units."""
+    fov: float = 30.0
+    """Vertical field of view, degrees."""
+    seed: int = 0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`splatmend retexture ...`; errors are the caller's to report."""
+    retexture(tyro.cli(RetextureConfig, args=arguments, prog="splatmend retexture"))
+
+
+def retexture(config: RetextureConfig) -> None:
+    """Write the pairs that are not there yet: each is named by the seed and its number."""
+    folders = [config.out / name for name in ("thin", "whole")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    settings = json.dumps(asdict(config), indent=1, default=str)
+    (config.out / "retexture.json").write_text(settings)
+    cache = config.out / "foreground"
+    portraits = load_portraits(config.faces, "train", cache=cache, foreground=True)
+    wardrobe = Wardrobe(read_ply(config.source), config)
+    for number in tqdm(range(config.count), disable=not sys.stderr.isatty()):
+        stems = [folder / f"{number:05d}" for folder in folders]
+        if all(stem.with_suffix(".png").exists() for stem in stems):
+            continue
+        rng = np.random.default_rng((config.seed, number))
+        portrait = portraits[int(rng.integers(len(portraits)))]
+        with torch.inference_mode():
+            whole = _reshape(wardrobe.dress(_without_ground(portrait), rng), rng)
+            camera, low_pass = _draw_camera(config, rng)
+            for stem, splats in zip(stems, (draw_damage(whole, rng), whole), strict=True):
+                write_frame(stem, render(splats, camera, low_pass=low_pass), planes=False)
+    sys.stdout.write(f"{config.count} pairs in {folders[0]} and {folders[1]}\n")
+
+
+class Wardrobe:
+    """One avatar's Gaussians, to be dressed in the colours of portraits."""
+
+    def __init__(self, splats: Splats, config: RetextureConfig) -> None:
+        self._splats, self._config = splats, config
+        camera = _camera(config)
+        weights = blend_weights(splats, camera)
+        self._weights, self._back = (
+            _by_rows(weights),
+            _by_rows(weights.T),
+        )  # (pixels, n), (n, pixels)
+        self._alpha = self._weights @ torch.ones(len(splats), 1)  # (pixels, 1)
+        turn, shift = camera.world_to_camera[:, :3], camera.world_to_camera[:, 3]
+        point = splats.center @ turn.T + shift
+        middle = torch.tensor((camera.width / 2, camera.height / 2))
+        self._screen = camera.focal * point[:, :2] / point[:, 2:] + middle
+
+    def dress(self, face: NDArray[np.uint8], rng: np.random.Generator) -> Splats:
+        """The avatar in the colours of a portrait (h, w, 3), relit and mirrored at random."""
+        pixels = np.ascontiguousarray(face[:, ::-1]) if rng.random() < 0.5 else face
+        shown, inside = self._lay(np.asarray(draw_relit(to_tensor([pixels]), rng)[0]))
+        target = shown.flatten(1).T * self._alpha  # (pixels, 3), premultiplied
+        known = inside.flatten()[:, None] * (self._alpha > 0.05)
+        colors = self._sampled(shown)
+        reach = (self._back @ (known * self._alpha)).clamp(min=1e-3)
+        for _ in range(_ROUNDS):
+            missing = (target - self._weights @ colors) * known
+            colors = (colors + (self._back @ missing) / reach).clamp(0, 1)
+        return replace(self._splats, harmonics=((colors - 0.5) / _C0)[:, None])
+
+    def _lay(self, face: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+        """A portrait (3, h, w) where the avatar's face is, (3, 512, 512), and where it reaches."""
+        side = face.shape[1]
+        theirs = _frame_of(np.array(self._config.face_eyes) * side / 512)
+        matrix = cv2.getAffineTransform(theirs, _frame_of(np.array(self._config.eyes)))
+        planes = np.ascontiguousarray(face.transpose(1, 2, 0))
+        shown = cv2.warpAffine(planes, matrix, (512, 512), flags=cv2.INTER_AREA,
+                               borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
+        inside = cv2.warpAffine(np.ones((side, side), np.float32), matrix, (512, 512))
+        return torch.from_numpy(shown).permute(2, 0, 1).contiguous(), torch.from_numpy(inside)
+
+    def _sampled(self, shown: Tensor) -> Tensor:
+        """The picture's colour at each centre, hidden ones too: what shows where they thin out."""
+        grid = (self._screen / 256 - 1)[None, :, None]
+        read = torch.nn.functional.grid_sample(
+            shown[None], grid, padding_mode="border", align_corners=False
+        )
+        return read[0, :, :, 0].T.contiguous()
+
+
+def _by_rows(matrix: Tensor) -> Tensor:
+    """Sparse COO to CSR, which multiplies many times faster."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*CSR tensor support is in beta", UserWarning)
+        return matrix.to_sparse_csr()
+
+
+def _frame_of(eyes: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Both eyes and a point at a right angle: what is turned, scaled and moved, not sheared."""
+    left, right = eyes
+    turned = np.array((left[1] - right[1], right[0] - left[0]))
+    return np.array((left, right, left + turned), np.float32)
+
+
+def _without_ground(portrait: Portrait) -> NDArray[np.uint8]:
+    """The portrait with its subject drawn on beyond the outline: no ground on a cheek."""
+    assert portrait.foreground is not None
+    outside = cv2.erode(portrait.foreground, np.ones((7, 7), np.uint8)) < 250
+    if outside.all():
+        return portrait.pixels
+    _, nearest = cv2.distanceTransformWithLabels(
+        outside.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    known = portrait.pixels[~outside]  # labels count the pixels inside, row by row, from 1
+    return np.asarray(known[nearest - 1])
+
+
+def draw_damage(whole: Splats, rng: np.random.Generator) -> Splats:
+    """Merged by decimating, mostly; else pruned and grown, moved, or faded."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    kind = rng.random()
+    if kind < 0.75:
+        keep = math.exp(rng.uniform(math.log(0.05), math.log(0.4)))
+        return merge(whole, keep, generator, haste=rng.uniform(0.15, 0.5))
+    if kind < 0.87:
+        keep = rng.uniform(0.25, 0.8)
+        return grow(prune(whole, keep, generator), keep ** -rng.uniform(0.2, 0.6))
+    if kind < 0.95:
+        return jitter(whole, rng.uniform(0.2, 1.0), generator)
+    return fade(grow(whole, rng.uniform(1.0, 1.4)), rng.uniform(0.5, 0.9))
+
+
+def _reshape(splats: Splats, rng: np.random.Generator) -> Splats:
+    """Another head: stretched a little along each axis."""
+    stretch = torch.tensor(rng.uniform(0.9, 1.1, 3), dtype=torch.float32)
+    sizes = splats.log_scale + stretch.log().mean()
+    return replace(splats, center=splats.center * stretch, log_scale=sizes)
+
+
+def _camera(
+    config: RetextureConfig, *, yaw: float = 0.0, pitch: float = 0.0, nearer: float = 1.0
+) -> Camera:
+    distance = config.distance * nearer
+    eye = (
+        distance * math.sin(yaw) * math.cos(pitch),
+        distance * math.sin(pitch),
+        distance * math.cos(yaw) * math.cos(pitch),
+    )
+    return Camera.look_at(eye, fov_y=config.fov, size=(512, 512))
+
+
+def _draw_camera(config: RetextureConfig, rng: np.random.Generator) -> tuple[Camera, float]:
+    """A camera before the face, and the low-pass of one engine or the other."""
+    yaw, pitch = rng.normal(0, 0.2), rng.uniform(-0.15, 0.15)
+    camera = _camera(config, yaw=yaw, pitch=pitch, nearer=rng.uniform(0.7, 1.1))
+    return camera, 0.3 if rng.random() < 0.5 else 0.075
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(str(error))
