@@ -46,12 +46,13 @@ def fade(splats: Splats, factor: float) -> Splats:
     return replace(splats, opacity=(splats.opacity.sigmoid() * factor).logit(eps=1e-6))
 
 
-def merge(splats: Splats, keep: float, generator: torch.Generator, *, haste: float = 0.2) -> Splats:
+def merge(splats: Splats, keep: float, generator: torch.Generator, *, haste: float = 0.4) -> Splats:
     """Merge neighbours of like colour until a share `keep` is left, as decimating tools do.
 
     A pair becomes the Gaussian of its moments, weighted by what each covers. Outlines
-    stay, texture melts, thin things grow fat. `haste` in (0, 0.5] is the share that loses its
-    better half in one round: the more, the less it matters whether the two are alike.
+    stay, texture melts, thin things grow fat. `haste` in (0, 0.5] is the share that one round
+    takes away: the more, the less it matters whether two are alike. 0.4 does as much harm as the
+    public tool splat-transform, 0.2 less than two thirds of it (LPIPS on two avatars).
     """
     target = _target(splats, keep)
     while len(splats) > target:
