@@ -27,7 +27,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from splatmend.core.errors import InputError
-from splatmend.core.pixels import to_tensor
+from splatmend.core.pixels import from_tensor, to_tensor
+from splatmend.training.align import DlibLandmarker
 from splatmend.training.avatar import write_frame
 from splatmend.training.damage import fade, grow, jitter, merge, prune
 from splatmend.training.dataset import Portrait, draw_relit, load_portraits
@@ -35,6 +36,8 @@ from splatmend.training.ply import Splats, read_ply
 from splatmend.training.rasterizer import Camera, blend_weights, render
 
 __all__ = ["RetextureConfig", "Wardrobe", "draw_damage", "main", "retexture"]
+
+Eyes = tuple[tuple[float, float], tuple[float, float]]
 
 _C0 = 0.28209479177387814  # spherical harmonic of degree 0
 _ROUNDS = 25
@@ -50,10 +53,10 @@ class RetextureConfig:
     """Aligned portraits; of a folder with a manifest.json the training split."""
     out: Path
     count: int = 500
-    eyes: tuple[tuple[float, float], tuple[float, float]] = ((218.0, 199.0), (299.0, 199.0))
-    """Where the camera at `distance` sees the avatar's eyes: x, y of the left and the right one
-    on a picture of 512 x 512."""
-    face_eyes: tuple[tuple[float, float], tuple[float, float]] = ((196.0, 240.0), (316.0, 240.0))
+    eyes: Eyes | None = None
+    """Where the camera at `distance` sees the avatar's eyes on a picture of 512 x 512: x and y of
+    the left one, x and y of the right one. Without it dlib looks for them (extra "faces")."""
+    face_eyes: Eyes = ((196.0, 240.0), (316.0, 240.0))
     """Where the portraits have theirs, scaled to 512 x 512; by default as FFHQ."""
     distance: float = 0.8
     """From the camera to the origin, in the avatar's units."""
@@ -92,11 +95,17 @@ def retexture(config: RetextureConfig) -> None:
 
 
 class Wardrobe:
-    """One avatar's Gaussians, to be dressed in the colours of portraits."""
+    """One avatar's Gaussians, to be dressed in the colours of portraits.
+
+    Raises:
+        InputError: its eyes are neither named nor found.
+        ModelError: dlib or its models are not installed.
+    """
 
     def __init__(self, splats: Splats, config: RetextureConfig) -> None:
         self._splats, self._config = splats, config
         camera = _camera(config)
+        self._eyes = config.eyes or _find_eyes(render(splats, camera).over(1.0))
         weights = blend_weights(splats, camera)
         self._weights, self._back = (
             _by_rows(weights),
@@ -125,7 +134,7 @@ class Wardrobe:
         """A portrait (3, h, w) where the avatar's face is, (3, 512, 512), and where it reaches."""
         side = face.shape[1]
         theirs = _frame_of(np.array(self._config.face_eyes) * side / 512)
-        matrix = cv2.getAffineTransform(theirs, _frame_of(np.array(self._config.eyes)))
+        matrix = cv2.getAffineTransform(theirs, _frame_of(np.array(self._eyes)))
         planes = np.ascontiguousarray(face.transpose(1, 2, 0))
         shown = cv2.warpAffine(planes, matrix, (512, 512), flags=cv2.INTER_AREA,
                                borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
@@ -139,6 +148,17 @@ class Wardrobe:
             shown[None], grid, padding_mode="border", align_corners=False
         )
         return read[0, :, :, 0].T.contiguous()
+
+
+def _find_eyes(front: Tensor) -> Eyes:
+    landmarks = DlibLandmarker()(from_tensor(front[None], np.uint8)[0])
+    if landmarks is None:
+        raise InputError(
+            "no face was found on the avatar seen from the front: it must look along +z, y up, "
+            "and fill the picture (--distance, --fov); or name its eyes with --eyes"
+        )
+    left, right = landmarks[36:42].mean(0), landmarks[42:48].mean(0)
+    return (float(left[0]), float(left[1])), (float(right[0]), float(right[1]))
 
 
 def _by_rows(matrix: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from splatmend.core import InputError
 from splatmend.training.batches import open_data
 from splatmend.training.config import TrainConfig
 from splatmend.training.frame_pool import FramePool
@@ -14,6 +15,8 @@ from splatmend.training.pairs import folder_pairs
 from splatmend.training.ply import Splats, read_ply, write_ply
 from splatmend.training.rasterizer import Camera, blend_weights, render
 from splatmend.training.retexture import RetextureConfig, Wardrobe, draw_damage, main
+
+EYES = ("--eyes", "218", "199", "299", "199")
 
 
 @pytest.fixture
@@ -50,7 +53,8 @@ def test_a_frame_is_its_weights_times_the_colours(plate: Path) -> None:
 
 
 def test_the_avatar_looks_like_the_portrait_eye_on_eye(plate: Path, tmp_path: Path) -> None:
-    config = RetextureConfig(source=plate, faces=tmp_path, out=tmp_path, count=1)
+    eyes = (218.0, 199.0), (299.0, 203.0)
+    config = RetextureConfig(source=plate, faces=tmp_path, out=tmp_path, eyes=eyes)
     face = np.full((512, 512, 3), 150, np.uint8)
     cv2.circle(face, (196, 240), 22, (230, 40, 40), -1)  # where FFHQ has eyes
     cv2.circle(face, (316, 240), 22, (40, 40, 230), -1)
@@ -59,7 +63,7 @@ def test_the_avatar_looks_like_the_portrait_eye_on_eye(plate: Path, tmp_path: Pa
     dressed = Wardrobe(read_ply(plate), config).dress(face, rng)
     shown = render(dressed, Camera.look_at((0, 0, 0.8), fov_y=30, size=(512, 512)))
     picture = (shown.color / shown.alpha.clamp(min=1e-3)).numpy()
-    (x0, y0), (x1, y1) = ((round(v) for v in eye) for eye in config.eyes)
+    (x0, y0), (x1, y1) = ((round(v) for v in eye) for eye in eyes)
     assert picture[0, y0, x0] > picture[2, y0, x0] + 0.4
     assert picture[2, y1, x1] > picture[0, y1, x1] + 0.4
     assert np.ptp(picture[:, 250, 230:280]) < 0.25  # between and below: the plain colour
@@ -69,7 +73,7 @@ def test_pairs_are_written_named_and_not_written_twice(
     plate: Path, portraits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "pairs"
-    command = [str(plate), str(portraits_folder), "--out", str(out), "--count"]
+    command = [str(plate), str(portraits_folder), *EYES, "--out", str(out), "--count"]
     main([*command, "2"])
     assert "2 pairs in" in capsys.readouterr().out
     stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*.png") if p.parent.name != "foreground"}
@@ -79,7 +83,7 @@ def test_pairs_are_written_named_and_not_written_twice(
     main([*command, "3"])
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     again = tmp_path / "again"
-    main([str(plate), str(portraits_folder), "--out", str(again), "--count", "1"])
+    main([str(plate), str(portraits_folder), *EYES, "--out", str(again), "--count", "1"])
     for name in ("thin", "whole"):
         first, second = (folder / name / "00000.png" for folder in (out, again))
         assert first.read_bytes() == second.read_bytes()
@@ -88,6 +92,12 @@ def test_pairs_are_written_named_and_not_written_twice(
     for pair in pairs:
         degraded, clean = pair()
         assert 0.001 < (degraded - clean).abs().mean() < 0.3
+
+
+def test_an_avatar_without_a_face_is_refused(plate: Path, portraits_folder: Path) -> None:
+    pytest.importorskip("dlib")
+    with pytest.raises(InputError, match=r"no face was found .* --eyes"):
+        main([str(plate), str(portraits_folder), "--out", str(plate.parent / "out")])
 
 
 def test_every_kind_of_damage_leaves_sound_splats(plate: Path) -> None:
@@ -105,7 +115,7 @@ def test_the_pool_mixes_pairs_with_portraits(
     plate: Path, portraits_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "pairs"
-    main([str(plate), str(portraits_folder), "--out", str(out), "--count", "2"])
+    main([str(plate), str(portraits_folder), *EYES, "--out", str(out), "--count", "2"])
 
     def draw(share: float) -> FramePool:
         made, _ = open_data(
