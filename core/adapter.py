@@ -1,6 +1,7 @@
 """Personal adapters: a few hundred kB of LoRA that fit compact to one avatar."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def load_adapter(path: Path, base: Mapping[str, Tensor]) -> Lora:
         alpha = float(header.config["alpha"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} has a damaged header: {error!r}") from error
+    if not math.isfinite(alpha):
+        raise CheckpointError(f"{path} has a damaged header: alpha is {alpha}")
     if made_for != (ours := fingerprint(base)):
         raise CheckpointError(
             f"{path} was trained on other weights ({made_for}) than those it is put on ({ours}): "

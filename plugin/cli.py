@@ -197,13 +197,13 @@ def _restore(given: argparse.Namespace) -> int:
         resume=given.resume,
         segment_frames=given.segment_frames,
     )
+    restorer = load_restorer(
+        given.model, device=given.device, base=given.base, adapter=given.adapter
+    )
     source, target = given.source, given.target
     pairs = [(source, target)]
     if source.is_dir() and (clips := clips_in(source)):
         pairs = _folder_pairs(clips, target)
-    restorer = load_restorer(
-        given.model, device=given.device, base=given.base, adapter=given.adapter
-    )
     if given.gate:  # around the tiles: a frame is judged as a whole
         whole = restorer if given.tile is None else Tiled(restorer, given.tile)
         restorer = Gated(whole, load_estimator(device=restorer.device))

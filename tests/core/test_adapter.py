@@ -46,6 +46,7 @@ def test_the_base_is_known_in_any_precision(path: Path) -> None:
 DAMAGED: dict[str, Callable[[dict[str, Any], dict[str, Tensor]], object]] = {
     "damaged header: KeyError": lambda c, _: c.pop("base"),
     "damaged header: ValueError": lambda c, _: c.update(rank="two"),
+    "damaged header: alpha is inf": lambda c, _: c.update(alpha="inf"),
     "not the two halves of a rank of 3": lambda c, _: c.update(rank=3),
     "only one of its two halves": lambda _, t: t.pop("up.head"),
     "not the two halves": lambda _, t: t.update({"up.head": torch.ones(8, 4, 1, 1)}),
