@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,7 @@ def netgear_client(port: int, frame: np.ndarray) -> Iterator[None]:
 @dataclass(frozen=True)
 class Row:
     name: str
+    inflight: int
     server: Callable[..., None]
     arguments: tuple[Any, ...]
     client: Callable[..., Iterator[None]]
@@ -229,45 +231,41 @@ class Row:
 
 def transport(config: Config) -> list[dict[str, Any]]:
     """Frames/s and time a frame, 1 and 3 in flight; ratios to the bare echo with as many."""
+    of_three = partial(smp_server, credit=3)
+    bare = {
+        n: Row(f"bare echo, {n} in flight", n, echo_server, (), echo_client, (n,)) for n in (1, 3)
+    }
     rows = [
-        Row("bare echo, 1 in flight", echo_server, (), echo_client, (1,)),
-        Row("SMP/1 server, 1 in flight", smp_server, (copy_engine,), smp_client, (1,)),
-        Row("SMP/1 server and client, sync", smp_server, (copy_engine,), our_client, ("sync",)),
-        Row("imagezmq, image as the reply", imagezmq_server, (), imagezmq_client),
-        Row("vidgear NetGear, both ways, raw", netgear_server, (), netgear_client),
-        Row("bare echo, 3 in flight", echo_server, (), echo_client, (3,)),
-        Row("the same, freed memory kept", echo_server, (True,), echo_client, (3,)),
-        Row("SMP/1 server, 3 in flight", smp_server, (copy_engine,), smp_client, (3,)),
-        Row("SMP/1 server and client, ordered", smp_server, (copy_engine,), our_client,
+        bare[1],
+        Row("SMP/1 server, 1 in flight", 1, smp_server, (copy_engine,), smp_client, (1,)),
+        Row("SMP/1 server and client, sync", 1, smp_server, (copy_engine,), our_client, ("sync",)),
+        Row("imagezmq, image as the reply", 1, imagezmq_server, (), imagezmq_client),
+        Row("vidgear NetGear, both ways, raw", 1, netgear_server, (), netgear_client),
+        bare[3],
+        Row("the same, freed memory kept", 3, echo_server, (True,), echo_client, (3,)),
+        Row("SMP/1 server, 3 in flight", 3, of_three, (copy_engine,), smp_client, (3,)),
+        Row("SMP/1 server and client, ordered", 3, of_three, (copy_engine,), our_client,
             ("ordered",)),
-        Row("SMP/1 with tensors, ordered", smp_server, (tensor_engine,), our_client, ("ordered",)),
+        Row("SMP/1 with tensors, ordered", 3, of_three, (tensor_engine,), our_client,
+            ("ordered",)),
     ]  # fmt: skip
     rows = [row for row in rows if available(row)]
     figures: dict[str, list[tuple[float, float, float]]] = {row.name: [] for row in rows}
     for turn in range(config.rounds):
         for index, row in enumerate(rows):
             port = PORT + turn * len(rows) + index
-            credit = {"credit": 3} if "3 in" in row.name or "ordered" in row.name else {}
-            target = row.server if row.server is not smp_server else _server_with(credit)
-            with process(target, port, *row.arguments):
+            with process(row.server, port, *row.arguments):
                 figures[row.name].append(measure(row, port, config))
+
+    def medians(row: Row) -> list[float]:
+        return [statistics.median(column) for column in zip(*figures[row.name], strict=True)]
+
     table = []
     for row in rows:
-        fps, p50, p99 = (statistics.median(column) for column in zip(*figures[row.name]))  # noqa: B905
-        many = "3 in" in row.name or "ordered" in row.name or "the same" in row.name
-        base = f"bare echo, {3 if many else 1} in flight"
-        bare_fps, bare_p50, _ = (statistics.median(c) for c in zip(*figures[base]))  # noqa: B905
+        (fps, p50, p99), (bare_fps, bare_p50, _) = medians(row), medians(bare[row.inflight])
         table.append({"": row.name, "frames/s": fps, "p50 ms": p50, "p99 ms": p99,
                       "to bare": fps / bare_fps, "added ms": p50 - bare_p50})  # fmt: skip
     return table
-
-
-def _server_with(credit: dict[str, int]) -> Callable[..., None]:
-    return smp_server_of_three if credit else smp_server
-
-
-def smp_server_of_three(port: int, engine: Callable[..., Engine]) -> None:
-    smp_server(port, engine, credit=3)
 
 
 def available(row: Row) -> bool:
@@ -284,7 +282,6 @@ def available(row: Row) -> bool:
 
 def measure(row: Row, port: int, config: Config) -> tuple[float, float, float]:
     """Frames/s, and the median and 99th percentile of the time between answers, times inflight."""
-    inflight = row.with_[0] if row.with_ and isinstance(row.with_[0], int) else 1
     frames = row.client(port, noise(config.size), *row.with_)
     for _ in range(20):
         next(frames)
@@ -297,7 +294,7 @@ def measure(row: Row, port: int, config: Config) -> tuple[float, float, float]:
     frames.close()
     times.sort()
     middle, high = times[len(times) // 2], times[len(times) * 99 // 100]
-    return fps, middle * 1e3 * inflight, high * 1e3 * inflight
+    return fps, middle * 1e3 * row.inflight, high * 1e3 * row.inflight
 
 
 if __name__ == "__main__":

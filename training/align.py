@@ -21,6 +21,7 @@ __all__ = [
     "Square",
     "centre_square",
     "cut_square",
+    "eye_centers",
     "face_square",
     "share_outside",
 ]
@@ -86,6 +87,12 @@ class Square:
         return 2 * float(np.hypot(*self.axis))
 
 
+def eye_centers(landmarks: Landmarks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """x, y of the left and the right eye."""
+    points = landmarks.astype(np.float64)
+    return points[36:42].mean(0), points[42:48].mean(0)
+
+
 def face_square(landmarks: Landmarks) -> Square:
     """The square of CelebA-HQ and FFHQ: upright along eyes and mouth.
 
@@ -95,7 +102,7 @@ def face_square(landmarks: Landmarks) -> Square:
     eyes to mouth; its centre lies a tenth of the way from the eyes to the mouth.
     """
     points = landmarks.astype(np.float64)
-    left_eye, right_eye = points[36:42].mean(0), points[42:48].mean(0)
+    left_eye, right_eye = eye_centers(landmarks)
     eyes = (left_eye + right_eye) / 2
     across = right_eye - left_eye
     down = (points[48] + points[54]) / 2 - eyes

@@ -127,11 +127,9 @@ def render_avatar(config: RenderConfig) -> None:
 def _arc(config: RenderConfig) -> Iterator[Camera]:
     for share in np.linspace(0, 1, config.frames):
         yaw, pitch = (math.radians(a + share * (b - a)) for a, b in (config.yaw, config.pitch))
-        direction = (
-            math.sin(yaw) * math.cos(pitch), math.sin(pitch), math.cos(yaw) * math.cos(pitch),
-        )  # fmt: skip
-        eye = [t + config.distance * d for t, d in zip(config.target, direction, strict=True)]
-        yield Camera.look_at(eye, target=config.target, fov_y=config.fov, size=config.size)
+        yield Camera.orbit(
+            yaw, pitch, config.distance, target=config.target, fov_y=config.fov, size=config.size
+        )
 
 
 def write_frame(stem: Path, frame: Render, *, planes: bool) -> None:

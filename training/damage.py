@@ -51,8 +51,8 @@ def merge(splats: Splats, keep: float, generator: torch.Generator, *, haste: flo
 
     A pair becomes the Gaussian of its moments, weighted by what each covers. Outlines
     stay, texture melts, thin things grow fat. `haste` in (0, 0.5] is the share that one round
-    takes away: the more, the less it matters whether two are alike. 0.4 does as much harm as the
-    public tool splat-transform, 0.2 less than two thirds of it (LPIPS on two avatars).
+    takes away: the more, the less it matters whether two are alike. In LPIPS-VGG on two avatars
+    0.4 does 0.80 to 0.94 of the harm that the public tool splat-transform does, 0.2 0.62 to 0.90.
     """
     target = _target(splats, keep)
     while len(splats) > target:

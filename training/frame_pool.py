@@ -65,7 +65,7 @@ class FramePool:
         """A portrait, as large as it is half of the time, else smaller; 8 bits, as renders come."""
         rng = np.random.default_rng((seed, number))  # two words name a frame, three a crop
         if rng.random() < self._pair_share:
-            return draw_pair_frame(self._pairs[int(rng.integers(len(self._pairs)))], rng)
+            return draw_pair_frame(self._pairs[int(rng.integers(len(self._pairs)))], rng, crop)
         portrait = self._portraits[int(rng.integers(len(self._portraits)))]
         side = max(portrait.pixels.shape[0], crop)
         low = max(crop, side // 2) // _CELL

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from splatmend.core.errors import InputError
 
-__all__ = ["evaluate_harmonics"]
+__all__ = ["evaluate_harmonics", "plain_harmonics"]
+
+_C0 = 0.28209479177387814
 
 
 def evaluate_harmonics(coefficients: Tensor, direction: Tensor) -> Tensor:
@@ -21,13 +23,18 @@ def evaluate_harmonics(coefficients: Tensor, direction: Tensor) -> Tensor:
     return (basis[..., None] * coefficients).sum(1)
 
 
+def plain_harmonics(color: Tensor) -> Tensor:
+    """Colours (n, 3) in [0, 1], the same from everywhere -> coefficients (n, 1, 3)."""
+    return ((color - 0.5) / _C0)[:, None]
+
+
 def _basis(direction: Tensor) -> Tensor:
     """All 16 functions -> (n, 16)."""
     x, y, z = direction.unbind(-1)
     xx, yy, zz = x * x, y * y, z * z
     return torch.stack(
         (
-            torch.full_like(x, 0.28209479177387814),
+            torch.full_like(x, _C0),
             -0.4886025119029199 * y,
             0.4886025119029199 * z,
             -0.4886025119029199 * x,

@@ -121,9 +121,14 @@ def draw_pair_batch(
 
 
 def draw_pair_frame(
-    pair: Pair, rng: np.random.Generator
+    pair: Pair, rng: np.random.Generator, crop: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A whole pair (degraded, clean), (h, w, 3), on one ground; some with part of the damage."""
+    """A whole pair (degraded, clean), (h, w, 3), on one ground; some with part of the damage.
+
+    Raises:
+        InputError: it is smaller than the crops that it shall lend.
+    """
+    _check_room(min(pair.size), crop, pair.degraded)
     height, width = pair.size
     ground = draw_ground(rng, max(height, width))[..., :height, :width]
     degraded, clean = (_on_ground(_read(path), ground) for path in (pair.degraded, pair.clean))
@@ -157,10 +162,14 @@ def _on_ground(layer: NDArray[np.uint8], ground: Tensor) -> Tensor:
     return color * alpha + ground * (1 - alpha)
 
 
-def _window(side: slice, length: int, crop: int, rng: np.random.Generator, file: Path) -> slice:
-    """`crop` pixels around a point of the box, inside the picture."""
+def _check_room(length: int, crop: int, file: Path) -> None:
     if length < crop:
         raise InputError(f"{file} has a side of {length} pixels, less than --crop {crop}")
+
+
+def _window(side: slice, length: int, crop: int, rng: np.random.Generator, file: Path) -> slice:
+    """`crop` pixels around a point of the box, inside the picture."""
+    _check_room(length, crop, file)
     low, high, _ = side.indices(length)
     start = int(np.clip(rng.integers(low, high) - crop // 2, 0, length - crop))
     return slice(start, start + crop)

@@ -60,6 +60,24 @@ class Camera:
         focal = size[0] / (2 * math.tan(math.radians(fov_y) / 2))
         return cls(matrix, focal, size[1], size[0])
 
+    @classmethod
+    def orbit(
+        cls,
+        yaw: float,
+        pitch: float,
+        distance: float,
+        *,
+        fov_y: float,
+        size: tuple[int, int],
+        target: Sequence[float] = (0.0, 0.0, 0.0),
+    ) -> Self:
+        """Look at `target` from `distance`; angles in radians, at 0 from +z, y up."""
+        direction = (
+            math.sin(yaw) * math.cos(pitch), math.sin(pitch), math.cos(yaw) * math.cos(pitch),
+        )  # fmt: skip
+        eye = [t + distance * d for t, d in zip(target, direction, strict=True)]
+        return cls.look_at(eye, target=target, fov_y=fov_y, size=size)
+
     @property
     def position(self) -> Tensor:
         """Where it stands in the world, (3,)."""

@@ -28,10 +28,11 @@ from tqdm import tqdm
 
 from splatmend.core.errors import InputError
 from splatmend.core.pixels import from_tensor, to_tensor
-from splatmend.training.align import DlibLandmarker
+from splatmend.training.align import DlibLandmarker, eye_centers
 from splatmend.training.avatar import write_frame
 from splatmend.training.damage import fade, grow, jitter, merge, prune
 from splatmend.training.dataset import Portrait, draw_relit, load_portraits
+from splatmend.training.harmonics import plain_harmonics
 from splatmend.training.ply import Splats, read_ply
 from splatmend.training.rasterizer import Camera, blend_weights, render
 
@@ -39,7 +40,7 @@ __all__ = ["RetextureConfig", "Wardrobe", "draw_damage", "main", "retexture"]
 
 Eyes = tuple[tuple[float, float], tuple[float, float]]
 
-_C0 = 0.28209479177387814  # spherical harmonic of degree 0
+_SIDE = 512  # of every picture
 _ROUNDS = 25
 
 
@@ -71,15 +72,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def retexture(config: RetextureConfig) -> None:
-    """Write the pairs that are not there yet: each is named by the seed and its number."""
+    """Write the pairs that are not there yet: each is named by the seed and its number.
+
+    Raises:
+        InputError: an avatar or portraits that cannot be used; `out` has pairs of other settings.
+    """
+    wardrobe = Wardrobe(read_ply(config.source), config)
+    cache = config.out / "foreground"
+    portraits = load_portraits(config.faces, "train", cache=cache, foreground=True)
     folders = [config.out / name for name in ("thin", "whole")]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    settings = json.dumps(asdict(config), indent=1, default=str)
-    (config.out / "retexture.json").write_text(settings)
-    cache = config.out / "foreground"
-    portraits = load_portraits(config.faces, "train", cache=cache, foreground=True)
-    wardrobe = Wardrobe(read_ply(config.source), config)
+    _claim(config)
     for number in tqdm(range(config.count), disable=not sys.stderr.isatty()):
         stems = [folder / f"{number:05d}" for folder in folders]
         if all(stem.with_suffix(".png").exists() for stem in stems):
@@ -92,6 +96,17 @@ def retexture(config: RetextureConfig) -> None:
             for stem, splats in zip(stems, (draw_damage(whole, rng), whole), strict=True):
                 write_frame(stem, render(splats, camera, low_pass=low_pass), planes=False)
     sys.stdout.write(f"{config.count} pairs in {folders[0]} and {folders[1]}\n")
+
+
+def _claim(config: RetextureConfig) -> None:
+    """Note the settings, or refuse to mix pairs of two: only their number may change."""
+    note = config.out / "retexture.json"
+    settings = json.dumps(asdict(replace(config, count=0)), indent=1, default=str)
+    if note.exists() and note.read_text() != settings:
+        raise InputError(
+            f"{config.out} has pairs of other settings ({note}): use them again, or another folder"
+        )
+    note.write_text(settings)
 
 
 class Wardrobe:
@@ -107,10 +122,8 @@ class Wardrobe:
         camera = _camera(config)
         self._eyes = config.eyes or _find_eyes(render(splats, camera).over(1.0))
         weights = blend_weights(splats, camera)
-        self._weights, self._back = (
-            _by_rows(weights),
-            _by_rows(weights.T),
-        )  # (pixels, n), (n, pixels)
+        self._weights = _by_rows(weights)  # (pixels, n)
+        self._back = _by_rows(weights.T)  # (n, pixels)
         self._alpha = self._weights @ torch.ones(len(splats), 1)  # (pixels, 1)
         turn, shift = camera.world_to_camera[:, :3], camera.world_to_camera[:, 3]
         point = splats.center @ turn.T + shift
@@ -128,22 +141,22 @@ class Wardrobe:
         for _ in range(_ROUNDS):
             missing = (target - self._weights @ colors) * known
             colors = (colors + (self._back @ missing) / reach).clamp(0, 1)
-        return replace(self._splats, harmonics=((colors - 0.5) / _C0)[:, None])
+        return replace(self._splats, harmonics=plain_harmonics(colors))
 
     def _lay(self, face: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
         """A portrait (3, h, w) where the avatar's face is, (3, 512, 512), and where it reaches."""
         side = face.shape[1]
-        theirs = _frame_of(np.array(self._config.face_eyes) * side / 512)
+        theirs = _frame_of(np.array(self._config.face_eyes) * side / _SIDE)
         matrix = cv2.getAffineTransform(theirs, _frame_of(np.array(self._eyes)))
         planes = np.ascontiguousarray(face.transpose(1, 2, 0))
-        shown = cv2.warpAffine(planes, matrix, (512, 512), flags=cv2.INTER_AREA,
+        shown = cv2.warpAffine(planes, matrix, (_SIDE, _SIDE), flags=cv2.INTER_AREA,
                                borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
-        inside = cv2.warpAffine(np.ones((side, side), np.float32), matrix, (512, 512))
+        inside = cv2.warpAffine(np.ones((side, side), np.float32), matrix, (_SIDE, _SIDE))
         return torch.from_numpy(shown).permute(2, 0, 1).contiguous(), torch.from_numpy(inside)
 
     def _sampled(self, shown: Tensor) -> Tensor:
         """The picture's colour at each centre, hidden ones too: what shows where they thin out."""
-        grid = (self._screen / 256 - 1)[None, :, None]
+        grid = (2 * self._screen / _SIDE - 1)[None, :, None]
         read = torch.nn.functional.grid_sample(
             shown[None], grid, padding_mode="border", align_corners=False
         )
@@ -157,7 +170,7 @@ def _find_eyes(front: Tensor) -> Eyes:
             "no face was found on the avatar seen from the front: it must look along +z, y up, "
             "and fill the picture (--distance, --fov); or name its eyes with --eyes"
         )
-    left, right = landmarks[36:42].mean(0), landmarks[42:48].mean(0)
+    left, right = eye_centers(landmarks)
     return (float(left[0]), float(left[1])), (float(right[0]), float(right[1]))
 
 
@@ -213,13 +226,8 @@ def _reshape(splats: Splats, rng: np.random.Generator) -> Splats:
 def _camera(
     config: RetextureConfig, *, yaw: float = 0.0, pitch: float = 0.0, nearer: float = 1.0
 ) -> Camera:
-    distance = config.distance * nearer
-    eye = (
-        distance * math.sin(yaw) * math.cos(pitch),
-        distance * math.sin(pitch),
-        distance * math.cos(yaw) * math.cos(pitch),
-    )
-    return Camera.look_at(eye, fov_y=config.fov, size=(512, 512))
+    size = (_SIDE, _SIDE)
+    return Camera.orbit(yaw, pitch, config.distance * nearer, fov_y=config.fov, size=size)
 
 
 def _draw_camera(config: RetextureConfig, rng: np.random.Generator) -> tuple[Camera, float]:
@@ -227,10 +235,3 @@ def _draw_camera(config: RetextureConfig, rng: np.random.Generator) -> tuple[Cam
     yaw, pitch = rng.normal(0, 0.2), rng.uniform(-0.15, 0.15)
     camera = _camera(config, yaw=yaw, pitch=pitch, nearer=rng.uniform(0.7, 1.1))
     return camera, 0.3 if rng.random() < 0.5 else 0.075
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(str(error))

@@ -23,6 +23,7 @@ from torch.optim import AdamW, Optimizer
 from tqdm import tqdm
 
 from splatmend.core.errors import InputError, TrainingError
+from splatmend.core.heap import keep_freed_memory
 from splatmend.temporal.loss import self_condition
 from splatmend.training.batches import Batch, load_batches, open_data
 from splatmend.training.config import TrainConfig, parse_config
@@ -243,4 +244,5 @@ def _describe_bad(run: _Run, terms: dict[str, Tensor], count: int) -> str:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the command does, which `accelerate launch` passes by
     main()

@@ -11,6 +11,7 @@ from splatmend.core import InputError
 from splatmend.training.batches import open_data
 from splatmend.training.config import TrainConfig
 from splatmend.training.frame_pool import FramePool
+from splatmend.training.harmonics import plain_harmonics
 from splatmend.training.pairs import folder_pairs
 from splatmend.training.ply import Splats, read_ply, write_ply
 from splatmend.training.rasterizer import Camera, blend_weights, render
@@ -44,7 +45,7 @@ def test_a_frame_is_its_weights_times_the_colours(plate: Path) -> None:
     splats = read_ply(plate)
     colors = torch.rand(len(splats), 3)
     camera = Camera.look_at((0.1, 0.05, 0.7), fov_y=30, size=(200, 180))
-    dressed = Splats(**{**vars(splats), "harmonics": ((colors - 0.5) / 0.28209479)[:, None]})
+    dressed = Splats(**{**vars(splats), "harmonics": plain_harmonics(colors)})
     shown = render(dressed, camera)
     weights = blend_weights(splats, camera)
     assert weights.shape == (200 * 180, len(splats))
@@ -82,6 +83,8 @@ def test_pairs_are_written_named_and_not_written_twice(
     }  # fmt: skip
     main([*command, "3"])
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    with pytest.raises(InputError, match="has pairs of other settings"):
+        main([*command, "3", "--seed", "1"])
     again = tmp_path / "again"
     main([str(plate), str(portraits_folder), *EYES, "--out", str(again), "--count", "1"])
     for name in ("thin", "whole"):
@@ -117,15 +120,17 @@ def test_the_pool_mixes_pairs_with_portraits(
     out = tmp_path / "pairs"
     main([str(plate), str(portraits_folder), *EYES, "--out", str(out), "--count", "2"])
 
-    def draw(share: float) -> FramePool:
+    def draw(share: float, crop: int = 64) -> FramePool:
         made, _ = open_data(
             TrainConfig(faces=(portraits_folder,), pairs=(f"{out / 'thin'}:{out / 'whole'}",),
                         out=tmp_path / "run", pool=4, pair_share=share)
         )  # fmt: skip
         assert isinstance(made, FramePool)
-        made(seed=0, step=0, batch=16, crop=64)
+        made(seed=0, step=0, batch=16, crop=crop)
         return made
 
     side = 512  # of the pairs; the portraits of the fixture are smaller
     assert {f[0].shape[0] == side for f in draw(1.0)._frames.values()} == {True}
     assert {f[0].shape[0] == side for f in draw(0.0)._frames.values()} == {False}
+    with pytest.raises(InputError, match=r"has a side of 512 pixels, less than --crop 544"):
+        draw(1.0, crop=544)
