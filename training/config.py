@@ -106,6 +106,9 @@ class TrainConfig:
     pair_share: float = 0.5
     """With `pool`: how many of its frames are of `manifests` and `pairs`, where those are given
     too."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon (training/muon.py) takes the same learning rates, and a tenth longer for an update of
+    compact."""
     learning_rate: float = 4e-4
     warmup_steps: int = 100
     weight_decay: float = 1e-4

@@ -42,6 +42,8 @@ Eyes = tuple[tuple[float, float], tuple[float, float]]
 
 _SIDE = 512  # of every picture
 _ROUNDS = 25
+_WAVES = 4
+_BEND = 0.02  # most that one wave moves, of the head's radius
 
 
 @dataclass(frozen=True)
@@ -217,10 +219,18 @@ def draw_damage(whole: Splats, rng: np.random.Generator) -> Splats:
 
 
 def _reshape(splats: Splats, rng: np.random.Generator) -> Splats:
-    """Another head: stretched a little along each axis."""
+    """Another head: stretched along each axis and bent by a few long waves."""
     stretch = torch.tensor(rng.uniform(0.9, 1.1, 3), dtype=torch.float32)
     sizes = splats.log_scale + stretch.log().mean()
-    return replace(splats, center=splats.center * stretch, log_scale=sizes)
+    size = (splats.center - splats.center.median(0).values).norm(dim=1).quantile(0.9).item()
+    center = splats.center * stretch
+    for _ in range(_WAVES):
+        toward, along = rng.normal(size=(2, 3))
+        wave = toward / np.linalg.norm(toward) * 2 * math.pi / (size * rng.uniform(0.6, 2.0))
+        shift = along * size * rng.uniform(0.0, _BEND) / np.linalg.norm(along)
+        phase = splats.center @ torch.tensor(wave, dtype=torch.float32) + rng.uniform(0, 7)
+        center = center + phase.sin()[:, None] * torch.tensor(shift, dtype=torch.float32)
+    return replace(splats, center=center, log_scale=sizes)
 
 
 def _camera(

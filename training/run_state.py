@@ -21,7 +21,7 @@ from splatmend.training.config import TrainConfig
 
 __all__ = ["RunState"]
 
-_IDENTITY = ("base", "seed", "rank")  # of a run; two that differ here are two runs
+_IDENTITY = ("base", "seed", "rank", "optimizer")  # of a run; two that differ here are two runs
 
 
 class RunState:

@@ -28,6 +28,7 @@ from splatmend.temporal.loss import self_condition
 from splatmend.training.batches import Batch, load_batches, open_data
 from splatmend.training.config import TrainConfig, parse_config
 from splatmend.training.models import build_model
+from splatmend.training.muon import Muon
 from splatmend.training.objective import Objective
 from splatmend.training.run_state import RunState
 from splatmend.training.validation import Validation
@@ -123,7 +124,7 @@ def _prepare(
     model = build_model(config).to(accelerator.device)
     state = RunState(config, model, writes=accelerator.is_main_process)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = AdamW(
+    optimizer = {"adamw": AdamW, "muon": Muon}[config.optimizer](
         trained, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
     )
     state.resume(optimizer, _extra(accelerator, objective))

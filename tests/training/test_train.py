@@ -94,16 +94,18 @@ def test_two_processes_equal_one_with_twice_the_batch(
     assert two == pytest.approx(one, rel=1e-4)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
-    portraits_folder: Path, tmp_path: Path
+    portraits_folder: Path, tmp_path: Path, optimizer: str
 ) -> None:
-    whole = train(config(portraits_folder, tmp_path / "whole", max_steps=60, save_every=7))
+    settings: dict = {"max_steps": 60, "save_every": 7, "optimizer": optimizer}
+    whole = train(config(portraits_folder, tmp_path / "whole", **settings))
     killed = tmp_path / "killed"
     words = [
         "--faces", portraits_folder, "--out", killed, "--max-steps", 60, "--warmup-steps", 2,
         "--batch", 1, "--crop", 64, "--vgg-side", 32, "--save-every", 7, "--workers", 0,
         "--device", "cpu", "--loss.l1", 1, "--loss.log-mse", 0, "--loss.lpips-vgg", 0,
-        "--loss.lpips-alex", 0, "--loss.gram", 0,
+        "--loss.lpips-alex", 0, "--loss.gram", 0, "--optimizer", optimizer,
     ]  # fmt: skip
     command = [sys.executable, "-m", "splatmend.training.train", *map(str, words)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -113,7 +115,7 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-    resumed = train(config(portraits_folder, killed, max_steps=60, save_every=7))
+    resumed = train(config(portraits_folder, killed, **settings))
     assert same_weights(whole, resumed)
     assert [row["step"] for row in rows(killed)] == list(range(60))
     assert rows(killed) == rows(tmp_path / "whole")
@@ -121,7 +123,7 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
 
 def test_another_seed_may_not_take_up_a_run(portraits_folder: Path, tmp_path: Path) -> None:
     train(config(portraits_folder, tmp_path / "run", max_steps=3))
-    with pytest.raises(InputError, match="with base compact, seed 0, rank 0, not base compact, s"):
+    with pytest.raises(InputError, match="with base compact, seed 0, rank 0, optimizer adamw, not"):
         train(config(portraits_folder, tmp_path / "run", max_steps=4, seed=1))
     (tmp_path / "run" / "state.pt").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match=r"state\.pt is damaged .* remove it to start anew"):
