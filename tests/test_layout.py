@@ -69,6 +69,12 @@ def test_files_and_functions_stay_small(path: Path) -> None:
             assert node.end_lineno - node.lineno < 50, f"{path.name}: {node.name}"
 
 
+@pytest.mark.parametrize("folder", ["tests", "benchmarks", "examples"])
+def test_files_beside_the_package_stay_small(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 400, path
+
+
 def test_no_tracked_file_names_a_registry_host() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:

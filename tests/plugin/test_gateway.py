@@ -13,113 +13,31 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect as ws_connect
+from websockets.exceptions import InvalidStatus
 
 from splatmend.core import Frame, InputError
 from splatmend.plugin import gateway as module
-from splatmend.plugin.framing import MAGIC, Limits, join, receive, split
+from splatmend.plugin.framing import MAGIC, join
 from splatmend.plugin.gateway import GatewayOptions
 from splatmend.plugin.messages import (
     Bye,
     ErrorReply,
-    FrameRequest,
     Hello,
     Ping,
     Pong,
     Result,
-    Welcome,
 )
-from splatmend.plugin.protocol import encode, parse
+from splatmend.plugin.protocol import encode
 from splatmend.plugin.server import Server, ServerOptions
 from splatmend.plugin.sessions import Policy
-from splatmend.plugin.wire_frames import to_planes
 from splatmend.plugin.workers import Engine
 
-LIMITS = Limits()
+from byte_clients import CLIENTS, TcpClient, WebSocketClient, hello, request, send
+from serving import negative, until
+
 ANY = "127.0.0.1:0"
 TOKEN = "a token of some length"
-
-
-def negative(frames: Any) -> list[Frame]:
-    return [frame.with_color(255 - frame.color) for frame in frames]
-
-
-class TcpClient:
-    """Framed messages over a socket, in the fewest lines."""
-
-    def __init__(self, address: str, **_: Any) -> None:
-        host, port = address.split(":")
-        self.socket = socket.create_connection((host, int(port)), 10)
-
-    def send_bytes(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def receive(self) -> Any:
-        return parse(receive(self._read, LIMITS), LIMITS)
-
-    def _read(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            piece = self.socket.recv(count - len(data))
-            if not piece:
-                raise EOFError
-            data += piece
-        return data
-
-    def close(self) -> None:
-        self.socket.close()
-
-
-class WebSocketClient:
-    """One binary message each."""
-
-    def __init__(self, address: str, **options: Any) -> None:
-        self._stack = ExitStack()
-        made = ws_connect(f"ws://{address}", compression=None, max_size=None, **options)
-        self.socket = self._stack.enter_context(made)
-
-    def send_bytes(self, data: bytes) -> None:
-        self.socket.send(data)
-
-    def receive(self) -> Any:
-        try:
-            return parse(split(self.socket.recv(10), LIMITS), LIMITS)
-        except ConnectionClosed as error:
-            raise EOFError from error
-
-    def close(self) -> None:
-        self._stack.close()
-
-
-CLIENTS: dict[str, Any] = {"tcp": TcpClient, "ws": WebSocketClient}
-
-
-def send(client: Any, message: Any) -> None:
-    client.send_bytes(b"".join(join(encode(message))))
-
-
-def hello(client: Any, **more: Any) -> Welcome:
-    send(client, Hello(**more))
-    welcome = client.receive()
-    assert isinstance(welcome, Welcome), welcome
-    return welcome
-
-
-def request(session: str, number: int, value: int = 0, size: tuple[int, int] = (4, 6)) -> Any:
-    planes, data = to_planes(Frame(color=np.full((*size, 3), value, np.uint8)))
-    return FrameRequest(
-        session=session, id=number, height=size[0], width=size[1], planes=planes, data=data
-    )
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @pytest.fixture

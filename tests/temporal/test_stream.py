@@ -13,87 +13,12 @@ from splatmend.core import (
     InputError,
     RestoreOptions,
     available_restorers,
-    from_tensor,
     load_restorer,
     restore_frames,
 )
 from splatmend.temporal import Stream, TemporalOptions
 
-SIZE = (96, 128)
-
-
-class Boiling:
-    """A restorer whose detail depends on every bit of a frame, as that of a network may."""
-
-    name, multiple, reach, keeps_colors = "boiling", 1, 0, True
-    device = torch.device("cpu")
-
-    def __init__(self, strength=0.04):
-        self.strength = strength
-        self.calls = 0
-
-    def __call__(self, rgb):
-        self.calls += 1
-        noisy = []
-        for color in from_tensor(rgb, np.uint8):
-            rng = np.random.default_rng(np.frombuffer(color.tobytes(), np.uint8).astype(int).sum())
-            grain = rng.normal(size=color.shape).astype(np.float32)
-            noisy.append(torch.from_numpy(cv2.GaussianBlur(grain, (0, 0), 1)).permute(2, 0, 1))
-        return (rgb + self.strength * torch.stack(noisy)).clamp(0, 1)
-
-
-def texture(seed=0, size=(160, 192)):
-    rng = np.random.default_rng(seed)
-    field = cv2.GaussianBlur(rng.normal(size=(*size, 3)).astype(np.float32), (0, 0), 3)
-    return np.clip(128 + 45 * field / field.std(), 0, 255).astype(np.uint8)
-
-
-def clip(count=8, *, motion=True, **planes):
-    """A texture that moves 2 pixels to the left and 1 up each frame."""
-    picture = texture()
-    flow = np.zeros((*SIZE, 2), np.float32)
-    flow[..., 0], flow[..., 1] = 2, 1
-    return [
-        Frame(
-            color=picture[i : i + SIZE[0], 2 * i : 2 * i + SIZE[1]],
-            motion=flow if motion else None,
-            pts=i,
-            **planes,
-        )
-        for i in range(count)
-    ]
-
-
-def alpha_clip(count=6, kind="straight"):
-    """The texture on an ellipse that moves across several alpha boxes."""
-    y, x = np.mgrid[:256, :320]
-    picture = texture(2, (256, 320))
-    frames = []
-    for i in range(count):
-        inside = np.hypot((x - 90 - 12 * i) / 40, (y - 120) / 60)
-        alpha = np.clip((1.1 - inside) * 1000, 0, 255).astype(np.uint8)
-        color = np.roll(picture, 12 * i, 1)
-        if kind == "premultiplied":
-            color = (color * (alpha[..., None] / 255)).astype(np.uint8)
-        frames.append(Frame(color=color, alpha=alpha, alpha_kind=kind, pts=i))
-    return frames
-
-
-def colors(frames):
-    return [f.color.tobytes() for f in frames]
-
-
-def stream(restorer=None, **options):
-    return Stream(restorer or Boiling(), None, TemporalOptions(**options))
-
-
-def flicker(frames):
-    """Mean change along the motion of `clip`, beyond the border."""
-    moved = [
-        np.abs(b.color[:-1, :-2].astype(float) - a.color[1:, 2:]).mean()
-        for a, b in pairwise(frames)
-    ]
-    return np.mean(moved)
+from streams import SIZE, Boiling, alpha_clip, clip, colors, flicker, stream, texture
 
 
 @pytest.mark.parametrize("motion", [True, False], ids=["supplied", "estimated"])
@@ -215,108 +140,6 @@ def test_motion_that_is_not_finite_counts_as_none():
     answer = stream().restore(frames)[1].color
     assert np.abs(answer[12:18].astype(int) - alone[12:18]).max() <= 1
     assert np.abs(answer[60:].astype(int) - alone[60:]).max() > 3
-
-
-class TestIdle:
-    def test_the_same_picture_gets_the_last_answer_without_the_network(self):
-        restorer = Boiling()
-        one = stream(restorer)
-        frames = clip(2)
-        same = [Frame(color=frames[1].color.copy(), pts=i) for i in range(2, 9)]
-        answers = one.restore([*frames, *same])
-        assert restorer.calls == 2
-        assert set(colors(answers[1:])) == {answers[1].color.tobytes()}
-        assert [f.pts for f in answers] == list(range(9))
-        assert answers[2].color is not answers[3].color
-        changed = same[0].color.copy()
-        changed[5, 5, 1] ^= 1
-        one.restore([Frame(color=changed)])
-        assert restorer.calls == 3
-
-    def test_every_so_many_frames_it_is_restored_again(self):
-        restorer = Boiling()
-        stream(restorer, refresh=5).restore(clip(1) * 11)
-        assert restorer.calls == 3
-        restorer = Boiling()
-        stream(restorer, refresh=1).restore(clip(1) * 4)
-        assert restorer.calls == 4
-
-    def test_only_what_is_visible_counts(self):
-        frame, restorer = alpha_clip(1)[0], Boiling()
-        hidden = frame.color.copy()
-        hidden[0, -5:] = 77  # far outside the alpha box
-        one = stream(restorer)
-        first, second = one.restore([frame, frame.with_color(hidden)])
-        assert restorer.calls == 1
-        visible = frame.alpha > 0
-        assert np.array_equal(second.color[visible], first.color[visible])
-        assert np.array_equal(second.color[~visible], hidden[~visible])
-        alpha = frame.alpha.copy()
-        alpha[120, 90] -= 1
-        one.restore([Frame(color=frame.color, alpha=alpha)])
-        assert restorer.calls == 2
-
-    def test_a_flat_colour_costs_no_memory_of_before(self):
-        flat = [Frame(color=np.full((*SIZE, 3), 90, np.uint8))] * 3
-        answers = stream(refresh=1).restore(flat)
-        assert np.array_equal(answers[0].color, restore_frames(Boiling(), flat[:1])[0].color)
-
-
-class TestReset:
-    def begins_anew(self, before, after, **options):
-        """Whether `after` is restored as if it were the first frame."""
-        answer = stream(**options).restore([*before, after])[-1]
-        return answer.color.tobytes() == stream(**options).restore([after])[0].color.tobytes()
-
-    def test_a_neighbouring_frame_goes_on(self):
-        frames = clip(3)
-        assert not self.begins_anew(frames[:2], frames[2])
-
-    def test_a_cut(self):
-        other = Frame(color=texture(9)[: SIZE[0], : SIZE[1]])
-        assert self.begins_anew(clip(3), other)
-        assert self.begins_anew(clip(3, motion=False), other)
-        still = np.zeros((*SIZE, 2), np.float32)
-        assert self.begins_anew(clip(3), Frame(color=other.color, motion=still))
-
-    def test_another_size_dtype_or_alpha(self):
-        before, after = clip(2), clip(3)[2]
-        small = Frame(color=after.color[:-1].copy())
-        deep = Frame(color=after.color.astype(np.uint16) * 257)
-        alpha = np.full(SIZE, 255, np.uint8)
-        clear = Frame(color=after.color, alpha=alpha)
-        premultiplied = Frame(color=after.color, alpha=alpha, alpha_kind="premultiplied")
-        for frame in (small, deep, clear):
-            assert self.begins_anew(before, frame)
-        assert self.begins_anew([clear], premultiplied)
-        assert self.begins_anew([clear], after)
-
-    def test_another_stream(self):
-        after = clip(3)[2]
-        assert self.begins_anew(clip(2), Frame(color=after.color, stream_id="other"))
-
-    def test_a_gap_if_told(self):
-        frames = clip(6, motion=False)
-        assert not self.begins_anew(frames[:2], frames[3], max_gap=2)
-        assert self.begins_anew(frames[:2], frames[3], max_gap=1)
-        assert self.begins_anew(frames[:3], frames[1], max_gap=9)
-        assert not self.begins_anew(frames[:2], frames[3])
-        unknown = Frame(color=frames[2].color)
-        assert not self.begins_anew(frames[:2], unknown, max_gap=1)
-
-    def test_explicit(self):
-        frames, one = clip(3), stream()
-        one.restore(frames[:2])
-        one.reset()
-        assert colors(one.restore(frames[2:])) == colors(stream().restore(frames[2:]))
-
-    def test_nothing_visible(self):
-        frames = alpha_clip(2)
-        empty = Frame(color=frames[0].color, alpha=np.zeros_like(frames[0].alpha))
-        one = stream()
-        answer = one.restore([frames[0], empty])[1]
-        assert np.array_equal(answer.color, empty.color)
-        assert one.export_state() == {}
 
 
 @pytest.mark.parametrize(
