@@ -65,7 +65,7 @@ class Scheduler:
             self._end(self._sessions.get(peer))
             if self._draining:
                 raise ProtocolError("busy", "the server is stopping: try again later")
-            if len(self._sessions) >= self.policy.max_sessions:
+            if not self._has_room():
                 raise ProtocolError(
                     "busy", f"all {self.policy.max_sessions} sessions are taken: try again later"
                 )
@@ -217,6 +217,18 @@ class Scheduler:
             return dict(self.frames), streams
 
     # With the lock held
+
+    def _has_room(self) -> bool:
+        """Whether one more session may come in; one that has missed two heartbeats makes way."""
+        if len(self._sessions) < self.policy.max_sessions:
+            return True
+        quiet = min(self._sessions.values(), key=lambda session: session.last_seen)
+        silence_ms = (time.monotonic() - quiet.last_seen) * 1e3
+        if silence_ms <= 2 * self.policy.heartbeat_ms or quiet.pending or quiet.active:
+            return False
+        quiet.closing = quiet.closing or "idle"
+        self._finish_leaving(quiet)
+        return True
 
     def _ring(self, lane: Lane) -> None:
         if lane.asleep:

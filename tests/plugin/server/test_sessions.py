@@ -173,6 +173,24 @@ def test_the_number_of_sessions_is_bounded(start, connect, stack) -> None:
     other.hello()
 
 
+def test_who_has_missed_two_heartbeats_makes_way(start, connect, stack) -> None:
+    server = start(policy=Policy(max_sessions=2, heartbeat_ms=300))
+    silent, alive = connect(server), connect(server)
+    began = time.monotonic()
+    while time.monotonic() - began < 0.7:
+        alive.send(Ping(n=1))
+        assert isinstance(alive.receive(), Pong)
+        time.sleep(0.02)
+    other = connect(server)  # which says hello, and is let in
+    assert silent.receive().why == "idle"
+    late = stack.enter_context(closing(Wire(server.urls[0])))
+    late.send(Hello())
+    assert late.receive().code == "busy"  # those two have spoken of late
+    for wire in (alive, other):
+        wire.frame(0)
+        assert isinstance(wire.receive(), Result)
+
+
 def test_a_client_that_does_not_read_is_given_up(start, connect, stack) -> None:
     server = start(policy=Policy(credit_local=1000))
     other = connect(server)
