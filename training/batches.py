@@ -110,6 +110,7 @@ def _pool(config: TrainConfig, portraits: list[Portrait]) -> Draw:
         renew=config.renew,
         pairs=pairs,
         pair_share=config.pair_share,
+        undamaged=config.undamaged,
     )
 
 

@@ -106,6 +106,8 @@ class TrainConfig:
     pair_share: float = 0.5
     """With `pool`: how many of its frames are of `manifests` and `pairs`, where those are given
     too."""
+    undamaged: float = 0.0
+    """With `pool`: how many of its frames come as they should be, to be left alone."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon (training/muon.py) takes the same learning rates, and a tenth longer for an update of
     compact."""
@@ -176,8 +178,9 @@ class TrainConfig:
             raise InputError(
                 "train on --faces or on --manifests and --pairs; on both together with --pool"
             )
-        if not 0 <= self.pair_share <= 1:
-            raise InputError(f"pair_share must lie in [0, 1], got {self.pair_share}")
+        for name, share in (("pair_share", self.pair_share), ("undamaged", self.undamaged)):
+            if not 0 <= share <= 1:
+                raise InputError(f"{name} must lie in [0, 1], got {share}")
         if min(self.holdout, self.rank, self.pool) < 0 or self.holdout == 1:
             raise InputError(
                 f"holdout must be 0 or at least 2, rank and pool at least 0, "

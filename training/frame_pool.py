@@ -27,7 +27,8 @@ class FramePool:
 
     `size` frames are at hand, and every `renew` updates one of them makes room for a new one:
     a frame lends batch * renew crops on average. `pair_share` of the frames are real or
-    prepared `pairs`, the rest portraits.
+    prepared `pairs`, the rest portraits; of both, a share `undamaged` comes as it should be, so
+    that the network learns what to leave alone.
     """
 
     def __init__(
@@ -38,9 +39,11 @@ class FramePool:
         renew: int,
         pairs: Sequence[Pair] = (),
         pair_share: float = 0.0,
+        undamaged: float = 0.0,
     ) -> None:
         self._portraits, self._size, self._renew = portraits, size, renew
         self._pairs, self._pair_share = pairs, pair_share if pairs else 0.0
+        self._undamaged = undamaged
         self._frames: dict[int, _Frames] = {}
 
     def __call__(
@@ -62,8 +65,12 @@ class FramePool:
         return to_tensor(degraded), to_tensor(clean)
 
     def _draw_frame(self, seed: int, number: int, crop: int) -> _Frames:
-        """A portrait, as large as it is half of the time, else smaller; 8 bits, as renders come."""
         rng = np.random.default_rng((seed, number))  # two words name a frame, three a crop
+        degraded, clean = self._draw_damaged(rng, seed, number, crop)
+        return (clean if rng.random() < self._undamaged else degraded), clean
+
+    def _draw_damaged(self, rng: np.random.Generator, seed: int, number: int, crop: int) -> _Frames:
+        """A pair, or a portrait as large as it is half of the time, else smaller; 8 bits."""
         if rng.random() < self._pair_share:
             return draw_pair_frame(self._pairs[int(rng.integers(len(self._pairs)))], rng, crop)
         portrait = self._portraits[int(rng.integers(len(self._portraits)))]

@@ -67,6 +67,19 @@ def test_both_halves_of_a_pair_show_the_same_window(portraits_folder: Path) -> N
     assert np.mean(apart) < 0.5 * np.mean(elsewhere)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_some_frames_come_as_they_should_be(portraits_folder: Path, share: float) -> None:
+    portraits = load_portraits(portraits_folder, "train", foreground=True)
+    plain, pool = (FramePool(portraits, size=40, renew=1, undamaged=u) for u in (0.0, share))
+    same = []
+    for number in range(40):
+        degraded, clean = pool._draw_frame(3, number, CROP)
+        assert np.array_equal(clean, plain._draw_frame(3, number, CROP)[1])  # of the same frames
+        same.append(np.array_equal(degraded, clean))
+    expected = {0.0: (0, 0.25), 0.5: (0.3, 0.75), 1.0: (1, 1)}[share]  # recipes leave some alone
+    assert expected[0] <= np.mean(same) <= expected[1]
+
+
 def test_portraits_smaller_than_the_crop_are_continued(portraits_folder: Path) -> None:
     portraits = load_portraits(portraits_folder, "train")
     side = portraits[0].pixels.shape[0] // 32 * 32 + 64
