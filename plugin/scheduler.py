@@ -65,7 +65,7 @@ class Scheduler:
             self._end(self._sessions.get(peer))
             if self._draining:
                 raise ProtocolError("busy", "the server is stopping: try again later")
-            if not self._has_room():
+            if not self._make_room():
                 raise ProtocolError(
                     "busy", f"all {self.policy.max_sessions} sessions are taken: try again later"
                 )
@@ -151,10 +151,8 @@ class Scheduler:
             now = time.monotonic()
             for session in list(self._sessions.values()):
                 self._drop_stale(session, now)
-                quiet = now - session.last_seen > self.policy.idle_s
-                if quiet and not session.pending and not session.active:
-                    session.closing = session.closing or "idle"
-                    self._finish_leaving(session)
+            for session in self._silent(self.policy.idle_s):
+                self._close_idle(session)
 
     # For workers
 
@@ -218,17 +216,27 @@ class Scheduler:
 
     # With the lock held
 
-    def _has_room(self) -> bool:
+    def _make_room(self) -> bool:
         """Whether one more session may come in; one that has missed two heartbeats makes way."""
         if len(self._sessions) < self.policy.max_sessions:
             return True
-        quiet = min(self._sessions.values(), key=lambda session: session.last_seen)
-        silence_ms = (time.monotonic() - quiet.last_seen) * 1e3
-        if silence_ms <= 2 * self.policy.heartbeat_ms or quiet.pending or quiet.active:
-            return False
-        quiet.closing = quiet.closing or "idle"
-        self._finish_leaving(quiet)
-        return True
+        silent = self._silent(2 * self.policy.heartbeat_ms / 1e3)
+        if silent:
+            self._close_idle(min(silent, key=lambda session: session.last_seen))
+        return bool(silent)
+
+    def _silent(self, seconds: float) -> list[Session]:
+        """Those from which nothing came for so long, and that wait for nothing."""
+        limit = time.monotonic() - seconds
+        return [
+            s
+            for s in self._sessions.values()
+            if s.last_seen < limit and not s.pending and not s.active
+        ]
+
+    def _close_idle(self, session: Session) -> None:
+        session.closing = session.closing or "idle"
+        self._finish_leaving(session)
 
     def _ring(self, lane: Lane) -> None:
         if lane.asleep:

@@ -15,7 +15,7 @@ from splatmend.training.harmonics import plain_harmonics
 from splatmend.training.pairs import folder_pairs
 from splatmend.training.ply import Splats, read_ply, write_ply
 from splatmend.training.rasterizer import Camera, blend_weights, render
-from splatmend.training.retexture import RetextureConfig, Wardrobe, draw_damage, main
+from splatmend.training.retexture import RetextureConfig, Wardrobe, _reshape, draw_damage, main
 
 EYES = ("--eyes", "218", "199", "299", "199")
 
@@ -134,3 +134,14 @@ def test_the_pool_mixes_pairs_with_portraits(
     assert {f[0].shape[0] == side for f in draw(0.0)._frames.values()} == {False}
     with pytest.raises(InputError, match=r"has a side of 512 pixels, less than --crop 544"):
         draw(1.0, crop=544)
+
+
+def test_heads_are_bent_smoothly_and_each_in_its_own_way(plate: Path) -> None:
+    splats = read_ply(plate)
+    first, again, other = (_reshape(splats, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first.center, again.center)
+    assert not torch.allclose(first.center, other.center, atol=1e-3)
+    row = slice(60)  # neighbours on the plate, 6 mm apart, stay neighbours
+    gaps = (first.center[row][1:] - first.center[row][:-1]).norm(dim=1) / (0.36 / 59)
+    assert 0.7 < gaps.min() < gaps.max() < 1.3
+    assert gaps.max() - gaps.min() > 0.02  # bent, not only stretched
