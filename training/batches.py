@@ -111,6 +111,7 @@ def _pool(config: TrainConfig, portraits: list[Portrait]) -> Draw:
         pairs=pairs,
         pair_share=config.pair_share,
         undamaged=config.undamaged,
+        splat_targets=config.splat_targets,
     )
 
 

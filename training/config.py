@@ -14,6 +14,7 @@ from typing import Any, Literal
 import tyro
 
 from splatmend.core.errors import InputError
+from splatmend.training.dataset import SPLAT_TARGETS
 
 __all__ = ["PRESETS", "LossWeights", "TrainConfig", "TurboTraining", "parse_config"]
 
@@ -108,6 +109,9 @@ class TrainConfig:
     too."""
     undamaged: float = 0.0
     """With `pool`: how many of its frames come as they should be, to be left alone."""
+    splat_targets: float = SPLAT_TARGETS
+    """With `pool`: how many of its portraits have a fine splat as their target, not themselves.
+    Few, where the pairs are renders."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon (training/muon.py) takes the same learning rates, and a tenth longer for an update of
     compact."""
@@ -178,7 +182,8 @@ class TrainConfig:
             raise InputError(
                 "train on --faces or on --manifests and --pairs; on both together with --pool"
             )
-        for name, share in (("pair_share", self.pair_share), ("undamaged", self.undamaged)):
+        for name in ("pair_share", "undamaged", "splat_targets"):
+            share = getattr(self, name)
             if not 0 <= share <= 1:
                 raise InputError(f"{name} must lie in [0, 1], got {share}")
         if min(self.holdout, self.rank, self.pool) < 0 or self.holdout == 1:

@@ -24,6 +24,7 @@ from splatmend.training.splatting import SplatOptions, resplat
 from splatmend.training.steps_splat import holes
 
 __all__ = [
+    "SPLAT_TARGETS",
     "Portrait",
     "Split",
     "draw_batch",
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 Split = Literal["train", "val", "test"]
+SPLAT_TARGETS = 0.45
+"""Share of the targets that are fine splats, unless a run says otherwise."""
 _MANIFEST = "manifest.json"
 _SKIP_SETS = frozenset({"composite"})  # averages of several people: too smooth to be a target
 
@@ -102,9 +105,16 @@ def draw_batch(
 
 
 def draw_pair(
-    portraits: Sequence[Portrait], name: tuple[int, ...], crop: int
+    portraits: Sequence[Portrait],
+    name: tuple[int, ...],
+    crop: int,
+    *,
+    splat_targets: float = SPLAT_TARGETS,
 ) -> tuple[Tensor, Tensor]:
-    """Draw one pair (degraded, clean), each (1, 3, crop, crop) in [0, 1]; `name` is its seed."""
+    """Draw one pair (degraded, clean), each (1, 3, crop, crop) in [0, 1]; `name` is its seed.
+
+    `splat_targets` of the targets are themselves fine splats, the best that a renderer gives.
+    """
     rng = np.random.default_rng(name)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     portrait = portraits[int(rng.integers(len(portraits)))]
@@ -117,7 +127,7 @@ def draw_pair(
     else:
         alpha, ground = to_tensor([mask]), draw_ground(rng, crop)
         clean = color * alpha + ground * (1 - alpha)
-    if rng.random() < 0.45:  # the best that a real renderer gives is itself a fine splat
+    if rng.random() < splat_targets:
         fine = SplatOptions(spacing=rng.uniform(1.3, 2.2), detail=rng.uniform(0.2, 0.8))
         clean, coverage = resplat(clean, fine, generator, alpha=alpha)
         if ground is not None:

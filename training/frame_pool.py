@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splatmend.core.pixels import from_tensor, to_tensor
-from splatmend.training.dataset import Portrait, draw_pair
+from splatmend.training.dataset import SPLAT_TARGETS, Portrait, draw_pair
 from splatmend.training.pair_crops import Pair, draw_pair_frame
 
 __all__ = ["FramePool"]
@@ -28,7 +28,7 @@ class FramePool:
     `size` frames are at hand, and every `renew` updates one of them makes room for a new one:
     a frame lends batch * renew crops on average. `pair_share` of the frames are real or
     prepared `pairs`, the rest portraits; of both, a share `undamaged` comes as it should be, so
-    that the network learns what to leave alone.
+    that the network learns what to leave alone. `splat_targets` is `draw_pair`'s.
     """
 
     def __init__(
@@ -40,10 +40,11 @@ class FramePool:
         pairs: Sequence[Pair] = (),
         pair_share: float = 0.0,
         undamaged: float = 0.0,
+        splat_targets: float = SPLAT_TARGETS,
     ) -> None:
         self._portraits, self._size, self._renew = portraits, size, renew
         self._pairs, self._pair_share = pairs, pair_share if pairs else 0.0
-        self._undamaged = undamaged
+        self._undamaged, self._splat_targets = undamaged, splat_targets
         self._frames: dict[int, _Frames] = {}
 
     def __call__(
@@ -75,10 +76,12 @@ class FramePool:
             return draw_pair_frame(self._pairs[int(rng.integers(len(self._pairs)))], rng, crop)
         portrait = self._portraits[int(rng.integers(len(self._portraits)))]
         side = max(portrait.pixels.shape[0], crop)
-        low = max(crop, side // 2) // _CELL
+        low = max(crop, side // 3) // _CELL
         if rng.random() < 0.5:
             side = _CELL * int(rng.integers(low, max(side // _CELL, low) + 1))
-        degraded, clean = draw_pair([portrait], (seed, number, 0, 0), side)
+        degraded, clean = draw_pair(
+            [portrait], (seed, number, 0, 0), side, splat_targets=self._splat_targets
+        )
         return from_tensor(degraded, np.uint8)[0], from_tensor(clean, np.uint8)[0]
 
 

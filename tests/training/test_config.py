@@ -57,6 +57,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path) -> None:
         ({"pairs": ("a:b",)}, "on both together with --pool"),
         ({"pairs": ("a:b",), "pool": 5, "pair_share": 1.5}, r"pair_share must lie in \[0, 1\]"),
         ({"pairs": ("a:b",), "pool": 5, "undamaged": -0.1}, r"undamaged must lie in \[0, 1\]"),
+        ({"pool": 5, "splat_targets": 45}, r"splat_targets must lie in \[0, 1\], got 45"),
         ({"faces": (), "pairs": ("a:b",), "pool": 5}, "--pool needs --faces, and no --temporal"),
         ({"temporal": True, "pool": 5}, "--pool needs --faces, and no --temporal"),
         ({"renew": 0}, "renew, validate_every and save_every must be at least 1"),

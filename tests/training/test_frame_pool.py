@@ -80,6 +80,19 @@ def test_some_frames_come_as_they_should_be(portraits_folder: Path, share: float
     assert expected[0] <= np.mean(same) <= expected[1]
 
 
+def test_targets_are_fine_splats_as_often_as_asked(portraits_folder: Path) -> None:
+    portraits = load_portraits(portraits_folder, "train")
+
+    def grain(share: float) -> float:
+        pool = FramePool(portraits, size=10, renew=1, splat_targets=share)
+        targets = (pool._draw_frame(3, number, CROP)[1] for number in range(10))
+        return float(np.mean([np.abs(np.diff(t.astype(float), axis=1)).mean() for t in targets]))
+
+    none, half, all_of_them = grain(0.0), grain(0.5), grain(1.0)
+    assert all_of_them < half < none
+    assert all_of_them < 0.9 * none
+
+
 def test_portraits_smaller_than_the_crop_are_continued(portraits_folder: Path) -> None:
     portraits = load_portraits(portraits_folder, "train")
     side = portraits[0].pixels.shape[0] // 32 * 32 + 64
