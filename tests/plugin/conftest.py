@@ -144,11 +144,7 @@ def write_clip(
     stamps = pts or [i * tick for i in range(frames)]
     if options is None:
         options = {"qp": "0", "preset": "ultrafast"} if codec == "libx264" else {}
-    mp4 = path.suffix in (".mp4", ".mov")
-    muxer = {"video_track_timescale": str(time_base.denominator)} if mp4 else {}
-    if mp4:
-        muxer["movie_timescale"] = str(time_base.denominator)
-        muxer["movflags"] = "+faststart" if faststart else "+use_metadata_tags"
+    muxer = _muxer(path, time_base, faststart=faststart)
     with av.open(str(path), "w", container_options=muxer) as output:
         video = output.add_stream(codec, rate, options=options)
         video.height, video.width = size
@@ -164,8 +160,7 @@ def write_clip(
         texts = _texts(output, subtitles) if subtitles else []
         output.set_chapters(CHAPTERS if chapters else [])
         output.metadata.update(metadata or {})
-        for packet in texts:
-            output.mux(packet)
+        output.mux(texts)
         for index, stamp in enumerate(stamps):
             frame = _frame(index, size, pix_fmt, tags)
             frame.pts, frame.time_base = stamp, time_base
@@ -173,9 +168,17 @@ def write_clip(
             while sound and sound[0].pts * sound[0].time_base <= stamp * time_base:
                 output.mux(sound.pop(0))
         output.mux(video.encode(None))
-        for packet in sound:
-            output.mux(packet)
+        output.mux(sound)
     return path
+
+
+def _muxer(path: Path, time_base: Fraction, *, faststart: bool) -> dict[str, str]:
+    """Options of the container that keep times and metadata as they are given."""
+    if path.suffix not in (".mp4", ".mov"):
+        return {}
+    scale = str(time_base.denominator)
+    flags = "+faststart" if faststart else "+use_metadata_tags"
+    return {"video_track_timescale": scale, "movie_timescale": scale, "movflags": flags}
 
 
 def _frame(index: int, size: tuple[int, int], pix_fmt: str, tags: tuple[int, ...]) -> Any:

@@ -299,8 +299,8 @@ def test_pixels_come_back_as_they_are(browser, put, dimmer, kind, alpha, read) -
     assert browser.console == []
 
 
-def test_when_the_overlay_is_shown(browser, put, dimmer) -> None:
-    restore, server = dimmer
+def test_the_overlay_lies_on_the_picture_for_as_long_as_it_stays(browser, put, dimmer) -> None:
+    _, server = dimmer
     browser.open(put("canvas.html", attach(server.gateway.addresses["ws"], max_age_ms=400)))
     wait_for(browser, "splatmend.state === 'up'")
     # a picture stays for as long as the page draws no other
@@ -324,6 +324,13 @@ def test_when_the_overlay_is_shown(browser, put, dimmer) -> None:
         ".then(() => gl.bindFramebuffer(gl.FRAMEBUFFER, null))"
     )
     assert browser.evaluate("splatmend.counts.sent") == 1
+    assert browser.console == []
+
+
+def test_the_overlay_follows_server_page_and_reader(browser, put, dimmer) -> None:
+    restore, server = dimmer
+    browser.open(put("canvas.html", attach(server.gateway.addresses["ws"], max_age_ms=400)))
+    wait_for(browser, "splatmend.state === 'up'")
     # the page goes on and the server does not
     browser.evaluate("run(true)")
     wait_for(browser, "splatmend.shown > 5 && splatmend.visible")
