@@ -14,7 +14,10 @@ augmentation  what strikes the input besides, while training
 Avatars to pairs:
 ply, harmonics, rasterizer, gsplat_backend  3-D Gaussians to colour, alpha, depth, exact motion
 damage, avatar  thinned and rendered (`splatmend thin`, `splatmend render`)
-retexture     one avatar dressed as many people, whole and damaged (`splatmend retexture`)
+covariance    shapes that mix: for merging and laying on surfaces
+relief        an avatar made of every portrait (`splatmend relief`)
+retexture     one avatar dressed as many people (`splatmend retexture`)
+avatar_pairs, coloring  what both share: cameras, damage, colours that show a picture
 
 The loop:
 config, train, run_state  the run as a value, as a loop, and what resumes it (`splatmend train`)

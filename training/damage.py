@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from splatmend.core.errors import InputError
+from splatmend.training.covariance import covariances, principal_axes
 from splatmend.training.morton import MORTON_BITS, morton_code
-from splatmend.training.ply import Splats
+from splatmend.training.ply import Splats, join
 from splatmend.training.rasterizer import rotation_matrices
 
 __all__ = ["fade", "grow", "jitter", "merge", "prune"]
@@ -82,13 +83,7 @@ def _merge_pairs(splats: Splats, count: int, generator: torch.Generator) -> Spla
     left = torch.ones(len(splats), dtype=torch.bool)
     left[first] = left[second] = False
     united = _unite(splats[first], splats[second])
-    rest = splats[left]
-    return Splats(
-        *(
-            torch.cat((getattr(rest, name), getattr(united, name)))
-            for name in ("center", "log_scale", "rotation", "opacity", "harmonics")
-        )
-    )
+    return join((splats[left], united))
 
 
 def _unite(a: Splats, b: Splats) -> Splats:
@@ -98,14 +93,12 @@ def _unite(a: Splats, b: Splats) -> Splats:
     delta = a.center - b.center
     spread = (share * (1 - share))[..., None] * delta[:, :, None] * delta[:, None, :]
     mixed = share[..., None]
-    covariance = mixed * _covariance(a) + (1 - mixed) * _covariance(b) + spread
-    variance, axes = torch.linalg.eigh(covariance.double())
-    # eigenvectors may come as a reflection, which no quaternion describes
-    axes = axes * torch.linalg.det(axes).sign()[:, None, None]
+    covariance = mixed * covariances(a) + (1 - mixed) * covariances(b) + spread
+    log_scale, rotation = principal_axes(covariance)
     united = Splats(
         center=share * a.center + (1 - share) * b.center,
-        log_scale=0.5 * variance.clamp(min=1e-14).log().float(),
-        rotation=_quaternions(axes).float(),
+        log_scale=log_scale,
+        rotation=rotation,
         opacity=torch.zeros(len(a)),
         harmonics=mixed * a.harmonics + (1 - mixed) * b.harmonics,
     )
@@ -122,28 +115,6 @@ def _surface(splats: Splats) -> Tensor:
 
 def _cover(splats: Splats) -> Tensor:
     return splats.opacity.sigmoid() * _surface(splats)
-
-
-def _covariance(splats: Splats) -> Tensor:
-    shape = rotation_matrices(splats.rotation) * splats.log_scale.exp()[:, None, :]
-    return shape @ shape.transpose(1, 2)
-
-
-def _quaternions(turn: Tensor) -> Tensor:
-    """Rotation matrices (n, 3, 3) -> (n, 4) w, x, y, z, by the largest of the four."""
-    m = turn
-    diagonal = m.diagonal(dim1=1, dim2=2)  # (n, 3)
-    trace = diagonal.sum(-1)
-    squares = torch.stack((trace, *(2 * diagonal[:, i] - trace for i in range(3))), -1)  # 4q^2 - 1
-    largest = squares.argmax(-1)
-    w, x, y, z = (squares.clamp(min=-1) + 1).unbind(-1)
-    a, b, c = m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]
-    p, q, r = m[:, 1, 0] + m[:, 0, 1], m[:, 0, 2] + m[:, 2, 0], m[:, 2, 1] + m[:, 1, 2]
-    rows = (
-        torch.stack(row, -1) for row in ((w, a, b, c), (a, x, p, q), (b, p, y, r), (c, q, r, z))
-    )
-    chosen = torch.stack(list(rows), 1)[torch.arange(len(m)), largest]
-    return torch.nn.functional.normalize(chosen, dim=-1)
 
 
 def _morton_order(center: Tensor, generator: torch.Generator) -> Tensor:

@@ -6,6 +6,7 @@ rotation as a quaternion (w, x, y, z).
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Self
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from splatmend.core.errors import InputError
 
-__all__ = ["Splats", "read_ply", "write_ply"]
+__all__ = ["Splats", "join", "read_ply", "write_ply"]
 
 _REST_COUNTS = (0, 9, 24, 45)  # properties f_rest_* of degree 0 to 3
 _MAX_HEADER = 64 * 1024
@@ -48,6 +49,11 @@ class Splats:
     def __getitem__(self, index: Tensor) -> Self:
         """Some of them, by index or mask."""
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+def join(parts: Sequence[Splats]) -> Splats:
+    """All of them as one; their harmonics must be of one degree."""
+    return Splats(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Splats)))
 
 
 def read_ply(path: Path) -> Splats:

@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from skimage.data import astronaut
 from torchvision.models import alexnet, vgg16
 
+from splatmend.training.ply import Splats, write_ply
+
 
 @pytest.fixture(scope="session")
 def face() -> np.ndarray:
@@ -42,3 +44,24 @@ def portraits_folder(tmp_path: Path, face: np.ndarray) -> Path:
         entries.append({"file": name, "split": split, "set": kind, "scale": 1.0})
     (folder / "manifest.json").write_text(json.dumps(entries))
     return folder
+
+
+@pytest.fixture
+def plate(tmp_path: Path) -> Path:
+    """A translucent grey plate that faces +z, 0.36 wide, in two layers."""
+    line = torch.linspace(-0.18, 0.18, 60)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    layers = [torch.stack((x, y, torch.full_like(x, z)), -1).view(-1, 3) for z in (0.0, -0.02)]
+    center = torch.cat(layers)
+    n = len(center)
+    write_ply(
+        tmp_path / "plate.ply",
+        Splats(
+            center=center,
+            log_scale=torch.tensor((-5.5, -5.5, -8.0)).repeat(n, 1),
+            rotation=torch.tensor([[1.0, 0, 0, 0]]).expand(n, 4),
+            opacity=torch.full((n,), 0.5),
+            harmonics=torch.zeros(n, 1, 3),
+        ),
+    )
+    return tmp_path / "plate.ply"
