@@ -19,6 +19,7 @@ from splatmend.training.pair_crops import Pair, draw_pair_frame
 __all__ = ["FramePool"]
 
 _CELL = 32  # sides of smaller frames are multiples of it
+_SMALLER = 0.65
 _Frames = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
@@ -71,14 +72,14 @@ class FramePool:
         return (clean if rng.random() < self._undamaged else degraded), clean
 
     def _draw_damaged(self, rng: np.random.Generator, seed: int, number: int, crop: int) -> _Frames:
-        """A pair, or a portrait as large as it is half of the time, else smaller; 8 bits."""
+        """A pair, or a portrait as large as it is or, more often, smaller; 8 bits."""
         if rng.random() < self._pair_share:
             return draw_pair_frame(self._pairs[int(rng.integers(len(self._pairs)))], rng, crop)
         portrait = self._portraits[int(rng.integers(len(self._portraits)))]
         side = max(portrait.pixels.shape[0], crop)
-        low = max(crop, side // 3) // _CELL
-        if rng.random() < 0.5:
-            side = _CELL * int(rng.integers(low, max(side // _CELL, low) + 1))
+        if rng.random() < _SMALLER:  # evenly by octaves: a viewer's window has any size
+            scaled = np.exp(rng.uniform(np.log(crop), np.log(side)))
+            side = max(_CELL * round(scaled / _CELL), crop)
         degraded, clean = draw_pair(
             [portrait], (seed, number, 0, 0), side, splat_targets=self._splat_targets
         )

@@ -82,8 +82,8 @@ def make_avatar(portrait: Portrait, rng: np.random.Generator, camera: Camera) ->
     distance = camera.position.norm().item()
     unit = distance / camera.focal  # what a pixel spans at the origin
     front = distance - unit * _draw_relief(alpha[0, 0].numpy(), rng)
-    layers = [*_draw_skin(color, front, unit, rng), *_draw_depths(color, front, unit, rng)]
-    layers[-1] = replace(layers[-1], depth=2 * distance - layers[-1].depth)  # the back of the head
+    back = 2 * distance - front  # of the head, mirrored in the plane through the origin
+    layers = [*_draw_skin(color, front, unit, rng), *_draw_depths(color, front, back, unit, rng)]
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     laid = [_lay(layer, alpha, camera, rng, generator) for layer in layers]
     avatar = join([splats for splats, _ in laid])
@@ -133,16 +133,20 @@ def _draw_skin(
 
 
 def _draw_depths(
-    color: Tensor, front: NDArray[np.float64], unit: float, rng: np.random.Generator
+    color: Tensor,
+    front: NDArray[np.float64],
+    back: NDArray[np.float64],
+    unit: float,
+    rng: np.random.Generator,
 ) -> list[_Layer]:
     """A soft layer under the skin, and one for the back of the head."""
-    under, back = (
+    fine, coarse = (
         SplatOptions(spacing=rng.uniform(low, low + 3), detail=0.3, spread=0.9) for low in (3, 4)
     )
     dark = blur(color, 12) * rng.uniform(0.7, 1.0)
     return [
-        _Layer(blur(color, 4), under, front + unit * rng.uniform(4, 9), 0.95, inset=10),
-        _Layer(dark, back, front + unit * rng.uniform(-20, 60), 0.9, inset=14),
+        _Layer(blur(color, 4), fine, front + unit * rng.uniform(4, 9), 0.95, inset=10),
+        _Layer(dark, coarse, back - unit * rng.uniform(-20, 60), 0.9, inset=14),
     ]
 
 
