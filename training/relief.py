@@ -233,13 +233,9 @@ def lift(
         Black Gaussians: their colours are the caller's to find.
     """
     center, angle, sigma = gaussians.center[0], gaussians.angle[0], gaussians.sigma[0]
-    slope = torch.stack(torch.gradient(depth), 0).flip(0)  # per pixel, along x and y
-    sampled = _read(torch.cat((depth[None], slope)), center)
-    z, (across, down) = sampled[0], sampled[1:]
-    steep = torch.hypot(across, down) * camera.focal / (_STEEPEST * z)
-    across, down = across / steep.clamp(min=1), down / steep.clamp(min=1)
     middle = center.new_tensor((camera.width / 2, camera.height / 2))
     u, v = ((center + 0.5 - middle) / camera.focal).T
+    z, across, down = _read_surface(depth, center, camera.focal)
     one = z / camera.focal
     # how the point moves when the pixel does: the surface's tangents
     right = torch.stack((one + u * across, v * across, across), -1)
@@ -264,9 +260,12 @@ def lift(
     )
 
 
-def _read(planes: Tensor, center: Tensor) -> Tensor:
-    """Planes (c, h, w) at pixels (m, 2), (c, m)."""
-    size = center.new_tensor((planes.shape[2], planes.shape[1]))
+def _read_surface(depth: Tensor, center: Tensor, focal: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Depth (h, w) and its bounded slopes along x and y, per pixel, at pixels (m, 2); each (m,)."""
+    planes = torch.stack((depth, *reversed(torch.gradient(depth))))
+    size = center.new_tensor((depth.shape[1], depth.shape[0]))
     grid = (2 * (center + 0.5) / size - 1)[None, None]
     read = F.grid_sample(planes[None], grid, padding_mode="border", align_corners=False)
-    return read[0, :, 0]
+    z, across, down = read[0, :, 0]
+    steep = (torch.hypot(across, down) * focal / (_STEEPEST * z)).clamp(min=1)
+    return z, across / steep, down / steep
