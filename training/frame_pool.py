@@ -19,7 +19,7 @@ from splatmend.training.pair_crops import Pair, draw_pair_frame
 __all__ = ["FramePool"]
 
 _CELL = 32  # sides of smaller frames are multiples of it
-_SMALLER = 0.65
+_WINDOWS = 0.65
 _Frames = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
@@ -72,12 +72,15 @@ class FramePool:
         return (clean if rng.random() < self._undamaged else degraded), clean
 
     def _draw_damaged(self, rng: np.random.Generator, seed: int, number: int, crop: int) -> _Frames:
-        """A pair, or a portrait as large as it is or, more often, smaller; 8 bits."""
+        """A pair, or a portrait as large as it is, or mostly a window of one; 8 bits.
+
+        A window's portrait is scaled down to half at most (`draw_window`).
+        """
         if rng.random() < self._pair_share:
             return draw_pair_frame(self._pairs[int(rng.integers(len(self._pairs)))], rng, crop)
         portrait = self._portraits[int(rng.integers(len(self._portraits)))]
         side = max(portrait.pixels.shape[0], crop)
-        if rng.random() < _SMALLER:  # evenly by octaves: a viewer's window has any size
+        if rng.random() < _WINDOWS:  # evenly by octaves
             scaled = np.exp(rng.uniform(np.log(crop), np.log(side)))
             side = max(_CELL * round(scaled / _CELL), crop)
         degraded, clean = draw_pair(

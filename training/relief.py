@@ -33,7 +33,7 @@ from splatmend.training.foreground import without_ground
 from splatmend.training.harmonics import plain_harmonics
 from splatmend.training.ply import Splats, join
 from splatmend.training.rasterizer import Camera
-from splatmend.training.splatting import Gaussians, SplatOptions, place
+from splatmend.training.splatting import Gaussians, SplatOptions, place, read_at
 
 __all__ = ["ReliefConfig", "lift", "main", "make_avatar", "relief"]
 
@@ -183,7 +183,7 @@ def _draw_subject(portrait: Portrait, rng: np.random.Generator) -> tuple[Tensor,
     pixels, mask = scaled(portrait.pixels), scaled(portrait.foreground)
     if rng.random() < 0.5:
         pixels, mask = (np.ascontiguousarray(plane[:, ::-1]) for plane in (pixels, mask))
-    color = draw_relit(to_tensor([without_ground(pixels, mask)]), rng).clone()
+    color = draw_relit(to_tensor([without_ground(pixels, mask)]), rng)
     return color, torch.tensor(mask / 255, dtype=torch.float32)[None, None]
 
 
@@ -263,9 +263,6 @@ def lift(
 def _read_surface(depth: Tensor, center: Tensor, focal: float) -> tuple[Tensor, Tensor, Tensor]:
     """Depth (h, w) and its bounded slopes along x and y, per pixel, at pixels (m, 2); each (m,)."""
     planes = torch.stack((depth, *reversed(torch.gradient(depth))))
-    size = center.new_tensor((depth.shape[1], depth.shape[0]))
-    grid = (2 * (center + 0.5) / size - 1)[None, None]
-    read = F.grid_sample(planes[None], grid, padding_mode="border", align_corners=False)
-    z, across, down = read[0, :, 0]
+    z, across, down = read_at(planes[None], center[None])[0].T
     steep = (torch.hypot(across, down) * focal / (_STEEPEST * z)).clamp(min=1)
     return z, across / steep, down / steep

@@ -30,6 +30,7 @@ from splatmend.training.foreground import without_ground
 from splatmend.training.harmonics import plain_harmonics
 from splatmend.training.ply import Splats, read_ply
 from splatmend.training.rasterizer import render
+from splatmend.training.splatting import read_at
 
 __all__ = ["RetextureConfig", "Wardrobe", "main", "retexture"]
 
@@ -114,11 +115,7 @@ class Wardrobe:
 
     def _sampled(self, shown: Tensor) -> Tensor:
         """The picture's colour at each centre, hidden ones too: what shows where they thin out."""
-        grid = (2 * self._screen / SIDE - 1)[None, :, None]
-        read = torch.nn.functional.grid_sample(
-            shown[None], grid, padding_mode="border", align_corners=False
-        )
-        return read[0, :, :, 0].T.contiguous()
+        return read_at(shown[None], self._screen[None] - 0.5)[0].contiguous()
 
 
 def _find_eyes(front: Tensor) -> Eyes:

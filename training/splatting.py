@@ -19,7 +19,16 @@ from torch.nn import functional as F
 
 from splatmend.training.morton import morton_code
 
-__all__ = ["Gaussians", "SplatOptions", "normalize", "place", "rasterize", "resplat", "thin"]
+__all__ = [
+    "Gaussians",
+    "SplatOptions",
+    "normalize",
+    "place",
+    "rasterize",
+    "read_at",
+    "resplat",
+    "thin",
+]
 
 _CUT = 2.2  # radius of a Gaussian's patch in standard deviations
 # (step of the grid, largest standard deviation drawn on it): a patch grows with its Gaussian only
@@ -320,6 +329,11 @@ def _morton(height: int, width: int) -> Tensor:
     """Flat pixel indices along a Z-order curve."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return morton_code(torch.stack((x, y), -1)).flatten().argsort()
+
+
+def read_at(plane: Tensor, center: Tensor) -> Tensor:
+    """Read (n, c, h, w) at pixels (n, m, 2) -> (n, m, c), bilinearly; beyond it the border's."""
+    return _sample(plane, _grid(center, *plane.shape[-2:]))
 
 
 def _grid(center: Tensor, height: int, width: int) -> Tensor:
