@@ -150,11 +150,13 @@ def draw_window(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """A flipped, scaled window of a portrait and its foreground, each `crop` pixels a side.
 
-    Beyond the portrait the colour repeats and the foreground is 0.
+    The scale lies between that of the whole portrait in the window and the portrait's own, and
+    is never larger than what its camera saw; `small` ones may leave the window. Beyond the
+    portrait the colour repeats and the foreground is 0.
     """
     side = portrait.pixels.shape[0]
     largest = min(1.0, portrait.native_scale)
-    low, high = (0.4, 0.9) if small else (min(max(0.5, crop / side), 1.0), 1.0)
+    low, high = (0.4, 0.9) if small else (min(crop / side, 1.0), 1.0)
     scale = min(largest, np.exp(rng.uniform(np.log(low), np.log(high))))
     size = max(round(side * scale), 16)
 

@@ -19,7 +19,7 @@ from splatmend.training.pair_crops import Pair, draw_pair_frame
 __all__ = ["FramePool"]
 
 _CELL = 32  # sides of smaller frames are multiples of it
-_WINDOWS = 0.65
+_SMALLER = 0.65
 _Frames = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
@@ -72,15 +72,15 @@ class FramePool:
         return (clean if rng.random() < self._undamaged else degraded), clean
 
     def _draw_damaged(self, rng: np.random.Generator, seed: int, number: int, crop: int) -> _Frames:
-        """A pair, or a portrait as large as it is, or mostly a window of one; 8 bits.
+        """A pair, or a portrait as large as it is, or mostly a smaller frame of one; 8 bits.
 
-        A window's portrait is scaled down to half at most (`draw_window`).
+        A smaller frame shows anything between a window and the whole portrait (`draw_window`).
         """
         if rng.random() < self._pair_share:
             return draw_pair_frame(self._pairs[int(rng.integers(len(self._pairs)))], rng, crop)
         portrait = self._portraits[int(rng.integers(len(self._portraits)))]
         side = max(portrait.pixels.shape[0], crop)
-        if rng.random() < _WINDOWS:  # evenly by octaves
+        if rng.random() < _SMALLER:  # evenly by octaves
             scaled = np.exp(rng.uniform(np.log(crop), np.log(side)))
             side = max(_CELL * round(scaled / _CELL), crop)
         degraded, clean = draw_pair(
@@ -92,7 +92,7 @@ class FramePool:
 def _cut(
     frames: _Frames, crop: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """One window of both, mirrored or not; half of the time the worse of two."""
+    """One window of both, mirrored or not; half of the time the worst of three."""
     height, width = frames[0].shape[:2]
 
     def window() -> tuple[slice, slice]:
@@ -103,7 +103,7 @@ def _cut(
         degraded, clean = (frame[area].astype(np.int16) for frame in frames)
         return float(np.abs(degraded - clean).mean())
 
-    area = max(window(), window(), key=damage) if rng.random() < 0.5 else window()
+    area = max(window(), window(), window(), key=damage) if rng.random() < 0.5 else window()
     flip = slice(None, None, -1 if rng.random() < 0.5 else 1)
     degraded, clean = (np.ascontiguousarray(frame[area][:, flip]) for frame in frames)
     return degraded, clean

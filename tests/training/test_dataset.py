@@ -6,6 +6,7 @@ import torch
 
 from splatmend.core import InputError
 from splatmend.training import draw_batch, load_portraits
+from splatmend.training.dataset import Portrait, draw_window
 
 
 def test_people_are_split_by_the_manifest_and_composites_left_out(portraits_folder: Path) -> None:
@@ -64,3 +65,15 @@ def test_the_degraded_crop_shows_the_clean_one(portraits_folder: Path) -> None:
     for step in range(6):
         degraded, clean = draw_batch(portraits, seed=3, step=step, batch=2, crop=96)
         assert (degraded - clean).abs().mean() < 0.12
+
+
+def test_windows_show_anything_from_full_size_to_the_whole_portrait() -> None:
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
+    portrait = Portrait("ramp", np.ascontiguousarray(ramp), 1.0, None)
+    shown = []
+    for seed in range(60):
+        pixels, _ = draw_window(portrait, np.random.default_rng(seed), 64, small=False)
+        assert pixels.shape == (64, 64, 3)
+        shown.append(int(pixels.max()) - int(pixels.min()))
+    assert min(shown) < 80  # 64 pixels as they are
+    assert max(shown) > 230  # all of it at a quarter
