@@ -19,7 +19,7 @@ from splatmend.training.pair_crops import Pair, draw_pair_frame
 __all__ = ["FramePool"]
 
 _CELL = 32  # sides of smaller frames are multiples of it
-_SMALLER = 0.65
+_SMALLER = 0.45
 _Frames = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 

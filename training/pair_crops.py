@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from splatmend.training.pairs import (
 __all__ = ["Pair", "Part", "draw_pair_batch", "draw_pair_frame", "folder_poses", "prepared_pairs"]
 
 Part = Literal["train", "held out"]
+_FARTHEST = 0.45  # a head that fills a frame of 512 is then as large as viewers mostly show it
 _read = lru_cache(maxsize=64)(read_layers)  # an avatar has few poses, and a pose many crops
 
 
@@ -123,7 +125,10 @@ def draw_pair_batch(
 def draw_pair_frame(
     pair: Pair, rng: np.random.Generator, crop: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A whole pair (degraded, clean), (h, w, 3), on one ground; some with part of the damage.
+    """A whole pair (degraded, clean), (h, w, 3), on one ground.
+
+    Some keep part of the damage, and half are scaled down, as far as a crop of theirs allows:
+    what a camera further away sees.
 
     Raises:
         InputError: it is smaller than the crops that it shall lend.
@@ -134,7 +139,13 @@ def draw_pair_frame(
     degraded, clean = (_on_ground(_read(path), ground) for path in (pair.degraded, pair.clean))
     if rng.random() < 0.25:
         degraded = clean + rng.uniform(0.3, 1.0) * (degraded - clean)
-    return from_tensor(degraded, np.uint8)[0], from_tensor(clean, np.uint8)[0]
+    frames = from_tensor(torch.cat([degraded, clean]), np.uint8)
+    if rng.random() < 0.5:
+        least = max(_FARTHEST, crop / min(pair.size))
+        scale = np.exp(rng.uniform(np.log(least), 0.0))
+        size = round(width * scale), round(height * scale)
+        frames = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames]
+    return frames[0], frames[1]
 
 
 def _draw(pairs: Sequence[Pair], name: tuple[int, ...], crop: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from splatmend.training import load_portraits
 from splatmend.training.batches import open_data
 from splatmend.training.config import TrainConfig
 from splatmend.training.frame_pool import FramePool
+from splatmend.training.pair_crops import draw_pair_frame, folder_poses
 
 CROP = 64
 
@@ -106,3 +108,18 @@ def test_the_option_replaces_drawing_crop_by_crop(portraits_folder: Path, tmp_pa
     assert isinstance(draw, FramePool)
     assert validation is not None
     assert not isinstance(validation, FramePool)
+
+
+def test_half_of_the_pairs_are_seen_from_further_away(tmp_path: Path, face: np.ndarray) -> None:
+    for folder in ("thin", "whole"):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "0.png"), cv2.resize(face, (160, 120)))
+    (pair,) = folder_poses(f"{tmp_path / 'thin'}:{tmp_path / 'whole'}", "train", holdout=0)
+    frames = [draw_pair_frame(pair, np.random.default_rng(i), crop=64) for i in range(40)]
+    heights = [degraded.shape[0] for degraded, _ in frames]
+    assert 10 < heights.count(120) < 30
+    assert 64 <= min(heights) < 80
+    for degraded, clean in frames:
+        assert degraded.shape == clean.shape
+        assert degraded.shape[1] == pytest.approx(degraded.shape[0] * 160 / 120, abs=1)
+        assert clean.mean() == pytest.approx(frames[0][1].mean(), abs=2)  # all of it is there
