@@ -72,7 +72,7 @@ class FramePool:
         return (clean if rng.random() < self._undamaged else degraded), clean
 
     def _draw_damaged(self, rng: np.random.Generator, seed: int, number: int, crop: int) -> _Frames:
-        """A pair, or a portrait as large as it is, or mostly a smaller frame of one; 8 bits.
+        """A pair, or a portrait as large as it is, or a smaller frame of one; 8 bits.
 
         A smaller frame shows anything between a window and the whole portrait (`draw_window`).
         """
