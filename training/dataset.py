@@ -151,8 +151,8 @@ def draw_window(
     """A flipped, scaled window of a portrait and its foreground, each `crop` pixels a side.
 
     The scale lies between that of the whole portrait in the window and the portrait's own, and
-    is never larger than what its camera saw; `small` ones may leave the window. Beyond the
-    portrait the colour repeats and the foreground is 0.
+    is never larger than what its camera saw; with `small` it is 0.4 to 0.9, and part of the
+    portrait may lie outside. Beyond the portrait the colour repeats and the foreground is 0.
     """
     side = portrait.pixels.shape[0]
     largest = min(1.0, portrait.native_scale)
