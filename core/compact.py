@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from splatmend.core.color_lock import LOCK_REACH, lock_colors
 from splatmend.core.errors import InputError
+from splatmend.core.resample import halve, magnify, unshuffle
 
 __all__ = ["Compact", "CompactConfig", "laplacian_bands"]
 
@@ -54,8 +55,8 @@ def laplacian_bands(rgb: Tensor, count: int) -> Iterator[Tensor]:
     """Split (n, c, h, w) into octaves, finest first; 2**count must divide both sides."""
     upper = mean = rgb
     for octave in range(1, count + 1):
-        mean = F.avg_pool2d(mean, 2)
-        lower = F.interpolate(mean, scale_factor=2**octave, mode="bilinear")
+        mean = halve(mean)
+        lower = magnify(mean, 2**octave)
         yield upper - lower
         upper = lower
 
@@ -126,8 +127,7 @@ class Compact(nn.Module):
         """
         # Wide convolutions are fastest with channels last, resizing three channels without:
         # five times, measured on a CPU. So the picture stays planar and the features do not.
-        cells = F.pixel_unshuffle(rgb, _UNSHUFFLE).to(self.stem.weight.dtype)
-        x = self.stem(cells.contiguous(memory_format=torch.channels_last))  # (n, 48, h/4, w/4)
+        x = self.stem(unshuffle(rgb.to(self.stem.weight.dtype), _UNSHUFFLE))  # (n, 48, h/4, w/4)
         skips = []
         for blocks, down in zip(self.encoder, self.down, strict=True):
             x = blocks(x)
@@ -141,7 +141,7 @@ class Compact(nn.Module):
         residual = F.pixel_shuffle(self.head(x), _UNSHUFFLE).to(rgb.dtype).contiguous()
         if self.gain is not None:
             gains = self.gain(x).to(rgb.dtype).contiguous()
-            gains = F.interpolate(gains, scale_factor=_UNSHUFFLE, mode="bilinear")
+            gains = magnify(gains, _UNSHUFFLE)
             for index, band in enumerate(laplacian_bands(rgb, self.config.bands)):
                 residual = torch.addcmul(residual, gains[:, index : index + 1], band)
         return lock_colors(residual) if self.config.color_lock else residual

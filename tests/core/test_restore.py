@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from splatmend.core import (
     Frame,
@@ -61,6 +62,15 @@ def test_low_frequencies_of_a_constant_is_the_constant_up_to_the_border() -> Non
     for size in ((1, 1), (5, 90), (37, 41)):
         x = torch.full((1, 3, *size), 0.7)
         torch.testing.assert_close(low_frequencies(x), x)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (37, 90), (160, 96)])
+def test_low_frequencies_are_a_mean_of_the_cells_that_exist(size: tuple[int, int]) -> None:
+    x = torch.rand(2, 3, *size, dtype=torch.float64)
+    cells = F.avg_pool2d(x, 4, ceil_mode=True, count_include_pad=False)
+    mean = F.avg_pool2d(cells, 9, 1, 4, count_include_pad=False)
+    whole = F.interpolate(mean, scale_factor=4, mode="bilinear")
+    torch.testing.assert_close(low_frequencies(x), whole[..., : size[0], : size[1]])
 
 
 def test_opaque_frames_go_through_in_one_batch_and_keep_their_planes() -> None:
