@@ -10,7 +10,6 @@ target            8-bit         more bits            with alpha
 
 import io
 import os
-import platform
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -75,15 +74,13 @@ _QUALITY = {
     "h264_qsv": ("global_quality", 19, 51),
     "hevc_qsv": ("global_quality", 21, 51),
 }
-# x264's AVX-512 code gives other bytes from run to run (seen with core 165), which would make
-# a resumed video differ from one made in one go
-_ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
-_REPEATABLE_X264: dict[str, str] = {"x264-params": "asm=avx2"} if _ON_X86 else {}
 _OPTIONS = {
     "libsvtav1": {"preset": "7"},
     "libvpx": {"deadline": "good", "cpu-used": "2", "b": "0"},
     "libvpx-vp9": {"deadline": "good", "cpu-used": "3", "row-mt": "1"},
-    "libx264": {"preset": "medium"} | _REPEATABLE_X264,
+    # without it x264's code for AVX-512 gives other bytes from run to run (seen with core 165),
+    # and a resumed video would differ from one made in one go
+    "libx264": {"preset": "medium", "x264-params": "cpu-independent=1"},
     # x265 prints past FFmpeg's log
     "libx265": {"preset": "medium", "x265-params": "log-level=none"},
     "prores_ks": {"profile": "4444", "alpha_bits": "16", "vendor": "apl0"},
@@ -91,6 +88,8 @@ _OPTIONS = {
     "h264_nvenc": {"preset": "p5", "rc": "vbr"},
     "hevc_nvenc": {"preset": "p5", "rc": "vbr"},
 }
+# deep pixels vary with its threads too (one encode of twenty), whatever its code
+_DEEP_OPTIONS = {"libx264": {"threads": "1"}}
 _NEEDS_EVEN = frozenset({"libx264", "libx265"})
 
 
@@ -210,7 +209,7 @@ def plan_encoding(
         container=container,
         encoder=encoder,
         pix_fmt=pix_fmt,
-        options=_options_for(encoder, options.crf),
+        options=_options_for(encoder, pix_fmt, options.crf),
         size=size,
         time_base=clip.time_base,
         rate=clip.rate,
@@ -286,7 +285,7 @@ def _what_works(container: str | None) -> str:
             context = cast(VideoCodecContext, CodecContext.create(name, "w"))
             context.width, context.height, context.time_base = 256, 256, Fraction(1, 25)
             context.pix_fmt = _formats_of(name)[0]
-            context.options = dict(_options_for(name, None))
+            context.options = dict(_options_for(name, context.pix_fmt, None))
             context.open()
         except (av.FFmpegError, ValueError, IndexError):
             continue
@@ -295,8 +294,10 @@ def _what_works(container: str | None) -> str:
     return f"use one of {', '.join(working)}"
 
 
-def _options_for(encoder: str, crf: int | None) -> tuple[tuple[str, str], ...]:
+def _options_for(encoder: str, pix_fmt: str, crf: int | None) -> tuple[tuple[str, str], ...]:
     chosen = dict(_OPTIONS.get(encoder, {}))
+    if is_deep(pix_fmt):
+        chosen |= _DEEP_OPTIONS.get(encoder, {})
     if encoder in _QUALITY:
         name, default, worst = _QUALITY[encoder]
         if crf is not None and not 0 <= crf <= worst:
