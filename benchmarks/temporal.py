@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import torch
 
-from splatmend.core import Frame, load_restorer, restore_frames
+from splatmend.core import Frame, keep_freed_memory, load_restorer, restore_frames
 from splatmend.temporal import Stream, stream
 
 SIZE = 512
@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--frames", type=int, default=40)
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the commands do
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(arguments.threads)
 

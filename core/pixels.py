@@ -20,8 +20,13 @@ def to_tensor(
     """Stack equally sized (h, w, c) or (h, w) arrays; integers are scaled to [0, 1].
 
     Raises:
-        InputError: no array, unequal sizes, or a dtype other than uint8, uint16, float32.
+        InputError: no array, one that is in no list, unequal sizes, or a dtype other than
+            uint8, uint16, float32.
     """
+    if isinstance(arrays, np.ndarray):
+        raise InputError(
+            f"to_tensor needs a list of arrays, got one array of {arrays.shape}: put it in a list"
+        )
     if not arrays:
         raise InputError("to_tensor needs at least one array, got none")
     first = arrays[0]

@@ -38,6 +38,8 @@ def test_planes_without_channels_come_back_without() -> None:
 def test_mixed_batches_and_foreign_types_are_refused() -> None:
     with pytest.raises(InputError, match="at least one"):
         to_tensor([])
+    with pytest.raises(InputError, match="put it in a list"):
+        to_tensor(np.zeros((4, 4, 3), np.uint8))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="one shape and dtype"):
         to_tensor([np.zeros((2, 2, 3), np.uint8), np.zeros((2, 3, 3), np.uint8)])
     with pytest.raises(InputError, match="got int64"):
