@@ -9,9 +9,10 @@ splatmend evaluate --pairs thin/:whole/
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ from splatmend.training.gsplat_backend import Backend, pick_backend
 from splatmend.training.ply import read_ply, write_ply
 from splatmend.training.rasterizer import Camera, Render
 
-__all__ = ["RenderConfig", "ThinConfig", "render_avatar", "thin_avatar", "write_frame"]
+__all__ = ["RenderConfig", "ThinConfig", "claim", "render_avatar", "thin_avatar", "write_frame"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,20 @@ def render_avatar(config: RenderConfig) -> None:
             frame = draw(splats, camera, towards=towards, low_pass=config.low_pass)
         write_frame(config.out / f"{index:04d}", frame, planes=config.planes)
     sys.stdout.write(f"{len(cameras)} frames written to {config.out}\n")
+
+
+def claim(folder: Path, settings: Mapping[str, Any], what: str) -> None:
+    """Note in a folder with what settings its files are made, or refuse to mix those of two.
+
+    Raises:
+        InputError: the folder has `what` of other settings.
+    """
+    note, text = folder / "settings.json", json.dumps(settings, indent=1, default=str)
+    if note.exists() and note.read_text() != text:
+        raise InputError(
+            f"{folder} has {what} of other settings ({note}): use them again, or another folder"
+        )
+    note.write_text(text)
 
 
 def _arc(config: RenderConfig) -> Iterator[Camera]:

@@ -1,6 +1,5 @@
 """Pairs of avatars that were made: whole and damaged, from random cameras, with alpha."""
 
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -11,8 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from splatmend.core.errors import InputError
-from splatmend.training.avatar import write_frame
+from splatmend.training.avatar import claim, write_frame
 from splatmend.training.damage import fade, grow, jitter, merge, prune
 from splatmend.training.ply import Splats
 from splatmend.training.rasterizer import Camera, render
@@ -42,12 +40,12 @@ def write_pairs(config: PairsConfig, make: Callable[[np.random.Generator], Splat
     """Write the pairs that are not there yet: each is named by the seed and its number.
 
     Raises:
-        InputError: `out` has pairs of other settings.
+        InputError: `out` has pairs of other settings; only their number may change.
     """
     folders = [config.out / name for name in ("thin", "whole")]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    _claim(config)
+    claim(config.out, asdict(replace(config, count=0)), "pairs")
     for number in tqdm(range(config.count), disable=not sys.stderr.isatty()):
         stems = [folder / f"{number:05d}" for folder in folders]
         if all(stem.with_suffix(".png").exists() for stem in stems):
@@ -59,17 +57,6 @@ def write_pairs(config: PairsConfig, make: Callable[[np.random.Generator], Splat
             for stem, splats in zip(stems, (draw_damage(whole, rng), whole), strict=True):
                 write_frame(stem, render(splats, camera, low_pass=low_pass), planes=False)
     sys.stdout.write(f"{config.count} pairs in {folders[0]} and {folders[1]}\n")
-
-
-def _claim(config: PairsConfig) -> None:
-    """Note the settings, or refuse to mix pairs of two: only their number may change."""
-    note = config.out / "settings.json"
-    settings = json.dumps(asdict(replace(config, count=0)), indent=1, default=str)
-    if note.exists() and note.read_text() != settings:
-        raise InputError(
-            f"{config.out} has pairs of other settings ({note}): use them again, or another folder"
-        )
-    note.write_text(settings)
 
 
 def draw_damage(whole: Splats, rng: np.random.Generator) -> Splats:

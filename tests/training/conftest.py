@@ -65,3 +65,20 @@ def plate(tmp_path: Path) -> Path:
         ),
     )
     return tmp_path / "plate.ply"
+
+
+@pytest.fixture
+def ball(tmp_path: Path) -> Path:
+    """A ball of random colours, 0.2 across."""
+    center = torch.nn.functional.normalize(torch.randn(900, 3), dim=-1) * 0.1
+    write_ply(
+        tmp_path / "ball.ply",
+        Splats(
+            center=center,
+            log_scale=torch.full((900, 3), -5.0),
+            rotation=torch.tensor([[1.0, 0, 0, 0]]).expand(900, 4),
+            opacity=torch.full((900,), 3.0),
+            harmonics=torch.rand(900, 1, 3) * 3 - 1.5,
+        ),
+    )
+    return tmp_path / "ball.ply"

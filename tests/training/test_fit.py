@@ -1,0 +1,43 @@
+"""`splatmend fit`: everything from a PLY to a judged adapter, and again without doing it twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from splatmend.core import InputError, load_restorer
+from splatmend.training.fit import FitConfig, fit, main
+
+SMALL = ["--frames", "4", "--size", "128", "128", "--steps", "2"]
+
+
+def test_from_a_ply_to_a_judged_adapter(
+    ball: Path, backbones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine"
+    words = [str(ball), str(out), *SMALL, "--lpips-weights", str(backbones)]
+    main(words)
+    adapter = out / "adapter.safetensors"
+    assert f"--adapter {adapter}" in capsys.readouterr().out
+    load_restorer("compact", device="cpu", adapter=adapter)
+    judged = json.loads((out / "evaluation" / "evaluation.json").read_text())
+    (rows,) = judged.values()
+    assert set(rows) == {"input", "compact", f"compact+{adapter}"}
+    assert all(len(row["psnr"]) == 2 for row in rows.values())  # every other pose of four
+
+    made = {p: p.stat().st_mtime_ns for p in out.glob("*/*.png") if p.parent.name != "evaluation"}
+    assert len(made) == 8
+    weights = load_file(adapter)
+    main(words)
+    assert {p: p.stat().st_mtime_ns for p in made} == made
+    again = load_file(adapter)
+    assert all(again[name].equal(weight) for name, weight in weights.items())
+    with pytest.raises(InputError, match="a fit of other settings"):
+        main([*words, "--keep", "0.5"])
+
+
+def test_a_missing_avatar_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.ply"):
+        fit(FitConfig(tmp_path / "none.ply", tmp_path / "mine"))
+    assert not (tmp_path / "mine").exists()
