@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from torchvision.models import alexnet, vgg16
 
 from splatmend.core import CheckpointHeader, Compact, CompactConfig, save_checkpoint
 
@@ -105,4 +107,17 @@ def base_with_words(tiny_base: Path, tmp_path: Path) -> Path:
     }.items():
         (tokenizer / name).write_text(json.dumps(content))
     (tokenizer / "merges.txt").write_text("#version: 0.2\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of LPIPS and DISTS, random, laid out as real ones: nothing is downloaded."""
+    folder = tmp_path_factory.mktemp("backbones")
+    torch.manual_seed(0)
+    for name, network in (("alex", alexnet(weights=None)), ("vgg", vgg16(weights=None))):
+        weights = {k: v.half() for k, v in network.features.state_dict().items()}
+        save_file(weights, folder / f"lpips_{name}_features.fp16.safetensors")
+    shares = {name: torch.rand(1475) for name in ("alpha", "beta")}
+    save_file(shares, folder / "dists.safetensors")
     return folder

@@ -32,6 +32,16 @@ def run(name: str, *arguments: str) -> str:
     return done.stdout
 
 
+def test_fit_an_avatar(backbones: Path, tmp_path: Path) -> None:
+    small = ("--steps", "2", "--frames", "4", "--side", "128")
+    weights = ("--lpips-weights", str(backbones))
+    said = run("09_fit_an_avatar.py", "--out", str(tmp_path), *small, *weights)
+    assert f"use it: restore-video in.mp4 out.mp4 --adapter {tmp_path}" in said
+    assert {"avatar.ply", "thin.ply", "adapter.safetensors", "evaluation"} <= {
+        p.name for p in tmp_path.iterdir()
+    }
+
+
 def test_every_example_is_tested_here() -> None:
     text = Path(__file__).read_text()
     assert all(f'"{path.name}"' in text for path in EXAMPLES.glob("*.py"))

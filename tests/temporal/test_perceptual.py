@@ -4,23 +4,13 @@ import lpips
 import pytest
 import torch
 from safetensors.torch import save_file
-from torchvision.models import alexnet
 
 from splatmend.core import CheckpointError
 from splatmend.temporal.perceptual import load_lpips
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("backbones")
-    torch.manual_seed(0)
-    weights = {k: v.half() for k, v in alexnet(weights=None).features.state_dict().items()}
-    save_file(weights, folder / "lpips_alex_features.fp16.safetensors")
-    return folder
-
-
-def test_it_is_lpips(folder: Path) -> None:
-    ours = load_lpips("alex", folder)
+def test_it_is_lpips(backbones: Path) -> None:
+    ours = load_lpips("alex", backbones)
     a, b = torch.rand(2, 2, 3, 64, 64)
     expected = ours.lpips(a, b, normalize=True).flatten()
     distance = ours.distance(ours.features(a), ours.features(b))
@@ -31,9 +21,9 @@ def test_it_is_lpips(folder: Path) -> None:
     assert not any(p.requires_grad for p in ours.parameters())
 
 
-def test_weights_that_cannot_be_used_are_named(folder: Path, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="--lpips-weights must name a folder"):
-        load_lpips("vgg", folder)
+        load_lpips("vgg", tmp_path)
     save_file({"0.weight": torch.zeros(1)}, tmp_path / "lpips_alex_features.fp16.safetensors")
     with pytest.raises(CheckpointError, match=r"lacks .* …: it must hold the convolutions"):
         load_lpips("alex", tmp_path)
