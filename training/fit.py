@@ -8,25 +8,29 @@ every other pose what the thinned one lacks, and the poses between judge it. Eac
 of its own (thin, render, train, evaluate) for whoever has other pairs or wants other settings.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 import tyro
 
+from splatmend.core.errors import InputError
 from splatmend.core.registry import fast_dtype
 from splatmend.training.avatar import RenderConfig, ThinConfig, claim, render_avatar, thin_avatar
 from splatmend.training.config import TrainConfig, parse_config
 from splatmend.training.evaluate import EvaluateConfig, evaluate
-from splatmend.training.ply import read_ply
+from splatmend.training.ply import Splats, read_ply
 from splatmend.training.train import train
 
 __all__ = ["FitConfig", "fit", "main"]
 
 _HOLDOUT = 2  # every other pose judges
+_LEAST_SEEN = 0.02  # of the frame; a head fills a third
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,16 @@ def fit(config: FitConfig) -> Path:
     """Make the pairs, train on half of the poses, judge on the others; returns the adapter.
 
     Raises:
-        InputError: no PLY, settings out of range, or `out` holds a fit of other settings.
+        InputError: no PLY, settings out of range, cameras that miss the avatar, or `out` holds
+            a fit of other settings.
         TrainingError: see `train`.
     """
-    read_ply(config.source)  # refused before anything is written
+    avatar = read_ply(config.source)  # refused before anything is written
     config.out.mkdir(parents=True, exist_ok=True)
     claim(config.out, _settings(config), "a fit")
-    pairs = f"{_render_light(config)}:{_render(config, 'whole', config.source)}"
+    whole = _render(config, "whole", config.source)
+    _check_seen(whole, avatar, config)
+    pairs = f"{_render_light(config)}:{whole}"
     adapter = train(_training(config, pairs))
     evaluate(
         EvaluateConfig(
@@ -98,6 +105,22 @@ def _render(config: FitConfig, name: str, source: Path) -> Path:
     if not (folder / f"{config.frames - 1:04d}.png").exists():
         render_avatar(replace(config, source=source, out=folder))
     return folder
+
+
+def _check_seen(folder: Path, avatar: Splats, config: FitConfig) -> None:
+    """Refuse to train on an empty stage: avatars come in many places and units."""
+    view = cv2.imread(str(folder / f"{config.frames // 2:04d}.png"), cv2.IMREAD_UNCHANGED)
+    share = 0.0 if view is None else float((view[..., 3] > 127).mean())
+    if share >= _LEAST_SEEN:
+        return
+    middle = avatar.center.median(0).values
+    reach = (avatar.center - middle).norm(dim=1).quantile(0.9).item()
+    distance = 1.3 * reach / math.tan(math.radians(config.fov) / 2)
+    place = " ".join(f"{x:.3g}" for x in middle.tolist())
+    raise InputError(
+        f"the cameras see next to nothing of {config.source} ({share:.1%} of the frame): try "
+        f"--target {place} --distance {distance:.3g}, and another folder"
+    )
 
 
 def _training(config: FitConfig, pairs: str) -> TrainConfig:

@@ -1,6 +1,7 @@
 """`splatmend fit`: everything from a PLY to a judged adapter, and again without doing it twice."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 
 from splatmend.core import InputError, load_restorer
 from splatmend.training.fit import FitConfig, fit, main
+from splatmend.training.ply import read_ply, write_ply
 
 SMALL = ["--frames", "4", "--size", "128", "128", "--steps", "2"]
 
@@ -41,3 +43,16 @@ def test_a_missing_avatar_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.ply"):
         fit(FitConfig(tmp_path / "none.ply", tmp_path / "mine"))
     assert not (tmp_path / "mine").exists()
+
+
+def test_cameras_that_miss_the_avatar_are_told_where_it_is(ball: Path, tmp_path: Path) -> None:
+    far = read_ply(ball)
+    write_ply(tmp_path / "far.ply", replace(far, center=far.center * 10 + 5))
+    words = [str(tmp_path / "far.ply"), str(tmp_path / "mine"), *SMALL]
+    with pytest.raises(InputError, match="see next to nothing") as refused:
+        main(words)
+    assert not (tmp_path / "mine" / "thin").exists()
+    advice = str(refused.value).partition("--target")[2].replace(",", "").split()
+    target, distance = [float(x) for x in advice[:3]], float(advice[4])
+    assert target == pytest.approx([5, 5, 5], abs=0.2)
+    assert 1 < distance < 10
