@@ -4,7 +4,7 @@
 
 Some 13 minutes on two CPU cores with bfloat16. Leaves in fitted/:
     avatar.ply            44,000 Gaussians on a guessed relief of the head; views in whole/
-    thin.ply              a quarter of them, to be mended; views in thin/
+    thin.ply              a tenth of them, to be mended; views in thin/
     adapter.safetensors   what compact learned from every other view
     evaluation/           figures, and a picture of the views between
 """
@@ -45,6 +45,7 @@ def main() -> None:
         FitConfig(
             avatar,
             arguments.out,
+            keep=0.1,
             frames=arguments.frames,
             size=(arguments.side, arguments.side),
             steps=arguments.steps,
