@@ -1,6 +1,6 @@
 """Other sizes and layouts of planar pictures: what PyTorch's own functions give, sooner.
 
-On a CPU their general kernels took a third of compact's time. Up to rounding the pictures
+On a CPU their general kernels took nearly a third of compact's time. Up to rounding the pictures
 are the same (tested), on any device, and gradients flow through.
 """
 
