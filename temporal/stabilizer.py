@@ -69,7 +69,7 @@ class TemporalOptions:
 
     gain: float = 0.95
     """Share of the restoration's memory where it is fully trusted, 0 to below 1."""
-    input_gain: float = 0.7
+    input_gain: float = 0.8
     """The same of the picture's own memory; 0 leaves the input's flicker to the input."""
     tolerance: float = 0.05
     """Difference of the inputs, of [0, 1], at which that share has fallen to 1/e."""
