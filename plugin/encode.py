@@ -88,7 +88,7 @@ _OPTIONS = {
     "h264_nvenc": {"preset": "p5", "rc": "vbr"},
     "hevc_nvenc": {"preset": "p5", "rc": "vbr"},
 }
-# deep pixels vary with its threads too (one encode of twenty), whatever its code
+# deep pixels vary with its threads too (3 to 15 of 100 encodes), whatever its code
 _DEEP_OPTIONS = {"libx264": {"threads": "1"}}
 _NEEDS_EVEN = frozenset({"libx264", "libx265"})
 
