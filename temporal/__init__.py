@@ -7,6 +7,7 @@ validity    where motion may be trusted
 flow        FlowEstimator: OpenCV's DIS, torchvision's RAFT
 stabilizer  one step: a residual fused with the last one
 steady      the picture itself without its flicker
+unrest      what of a change is flicker, what is new, and what moving alone makes
 cuts        where one scene ends
 stream      Stream: a restorer with memory, for files and for live frames
 loss        the temporal loss of training

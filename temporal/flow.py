@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from splatmend.core import CheckpointError, InputError, from_tensor, pad_to_multiple, to_tensor
+from splatmend.temporal.unrest import around, half, larger
+from splatmend.temporal.warp import sample_array, sources
 
-__all__ = ["DisFlow", "FlowEstimator", "RaftFlow", "load_flow"]
+__all__ = ["DisFlow", "FlowEstimator", "RaftFlow", "load_flow", "settle"]
 
 Picture = NDArray[np.uint8]
 
 _DIS_SIDE = 96  # OpenCV's coarse scales go wrong, or crash, on pictures with a shorter side
+_SLOW = 1.0  # pixels; farther off, what is smooth looks alike by chance
 _RAFT_SIDE = 128  # the smallest that leaves its correlation pyramid four levels
 
 
@@ -163,6 +166,22 @@ def load_flow(spec: str, *, device: torch.device | str = "cpu") -> FlowEstimator
     raise InputError(
         f"no motion estimator {spec!r}: use dis, dis-fast, or raft:FILE (torchvision's weights)"
     )
+
+
+def settle(
+    motion: NDArray[np.float32], previous: NDArray[np.float32], current: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """An estimate (h, w, 2) with 0 for each place that was where it is just as well.
+
+    Estimates tremble by parts of a pixel where nothing moves, which blurs whatever is moved along
+    them again and again. `previous` and `current` are brightness, (h, w) in [0, 1].
+    """
+    moved = sample_array(previous, sources(motion))
+    here, there = (around(np.abs(p - current)) for p in (previous, moved))
+    stays = (here <= there) & (larger(np.abs(half(motion))) < _SLOW)
+    height, width = current.shape
+    moves = cv2.resize(1 - stays.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    return cast(NDArray[np.float32], motion * moves[..., None])
 
 
 def _check_pair(previous: Tensor, current: Tensor) -> None:

@@ -3,12 +3,13 @@
 A frame is its picture and a residual (restored - input), and each has a memory of its own. With
 r the residual, w the last fused residual moved to the current frame and g a gain for each pixel,
 
-    r <- k ((1 - g) r + g w),    g = gain * trust,    trust = valid * exp(-d / tolerance)
+    r <- k ((1 - g) r + g w),    g = gain * s * trust,    trust = valid * exp(-d / tolerance)
 
-where d is how far the last input, moved likewise, is from the current one. After KEEP (Feng et
-al. 2024, "Kalman-Inspired Feature Propagation for Video Face Super-Resolution"), which fuses codes.
+where d is how far the last input, moved likewise, is from the current one beyond its usual
+flicker, and s how much of the change of r is flicker: see unrest.py. After KEEP (Feng et al. 2024,
+"Kalman-Inspired Feature Propagation for Video Face Super-Resolution"), which fuses codes.
 The picture is steadied likewise, with a stricter trust and within what it shows: see steady.py.
-So nothing lags and nothing ghosts.
+So nothing lags and nothing ghosts, and what is steady already keeps its detail.
 
 k undoes what averaging takes away. The finest detail that a restorer invents hardly agrees
 from frame to frame, so its mean fades to a blur; k brings its energy, in two bands and each
@@ -29,6 +30,17 @@ from numpy.typing import NDArray
 
 from splatmend.core import InputError
 from splatmend.temporal.steady import refine, steady, stretch
+from splatmend.temporal.unrest import (
+    around,
+    between_pixels,
+    exceeding,
+    half,
+    larger,
+    learn,
+    moving_alone,
+    noise_share,
+    without_light,
+)
 from splatmend.temporal.validity import alphas_agree, depths_agree
 from splatmend.temporal.warp import sample_array, sources
 
@@ -50,6 +62,7 @@ Plane = NDArray[np.float32]
 Box = tuple[slice, slice]
 
 _STRICT = 4  # so many times sooner the picture's memory is distrusted
+_TINT = np.float32(0.4)  # colours hold less fine detail than brightness
 _BEYOND = -9.0  # brightness of what lies beyond the border: unlike anything
 _TO_RGB = np.array(  # from a difference of YCrCb, without that of Y
     [[0, 1.403, 0], [0, -0.714, -0.344], [0, 0, 1.773]], np.float32
@@ -67,12 +80,13 @@ class TemporalOptions:
         InputError: a value out of its range.
     """
 
-    gain: float = 0.95
+    gain: float = 0.97
     """Share of the restoration's memory where it is fully trusted, 0 to below 1."""
-    input_gain: float = 0.8
+    input_gain: float = 0.85
     """The same of the picture's own memory; 0 leaves the input's flicker to the input."""
     tolerance: float = 0.05
-    """Difference of the inputs, of [0, 1], at which that share has fallen to 1/e."""
+    """Difference of the inputs beyond their usual one, of [0, 1], at which that share has fallen
+    to 1/e."""
     flow: str = "dis-fast"
     """Motion estimator where frames bring none; see `load_flow`."""
     max_age: int = 256
@@ -113,6 +127,8 @@ class Memory:
     """(h / 2, w / 2, 3), rounded up: the steadied picture in OpenCV's YCrCb, without use of Y."""
     residual_colors: Plane
     """(h / 2, w / 2, 3): likewise the residual."""
+    unrest: Plane
+    """(h / 2, w / 2), of [0, 1]: how much the picture usually changes along its motion."""
     alpha: Plane | None = None
     """(h, w) in [0, 1]."""
     depth: Plane | None = None
@@ -129,9 +145,16 @@ class Carried:
     residual: Plane
     colors: Plane
     residual_colors: Plane
+    unrest: Plane
     apart: Plane
     """(h, w): how far the moved picture's brightness is from the current one's; above 1 where it
     comes from beyond the border."""
+    change: Plane
+    """(h / 2, w / 2): the mean of that around each place."""
+    flicker: Plane
+    """The same without what changes broadly, as light does."""
+    between: Plane
+    """(h / 2, w / 2) in [0, 1]: how far between pixels it comes from."""
     alpha: Plane | None
     depth: Plane | None
 
@@ -142,7 +165,8 @@ def remember(seen: NDArray[np.uint8], picture: Plane, restored: Plane, **more: A
     cv2.subtract(residual, brightness, dst=residual)
     colors, residual_colors = (_half_colors(p) for p in (picture, restored))
     cv2.subtract(residual_colors, colors, dst=residual_colors)
-    planes = (brightness, brightness, residual, colors, residual_colors)
+    unrest = np.zeros(colors.shape[:2], np.float32)
+    planes = (brightness, brightness, residual, colors, residual_colors, unrest)
     return Memory(seen, *planes, **more)
 
 
@@ -165,32 +189,36 @@ def carry(memory: Memory, motion: Plane | None, now: Memory, *, picture: bool = 
     steadied picture is wanted; it is half of the work.
     """
     if motion is None:
-        apart = np.zeros_like(now.brightness)
+        apart, change = np.zeros_like(now.brightness), np.zeros_like(now.unrest)
         planes = (memory.steadied, memory.residual, memory.colors, memory.residual_colors)
-        return Carried(*planes, apart, memory.alpha, memory.depth)
-    source, half = sources(motion), sources(_half(motion) * np.float32(0.5))
+        still = (apart, change, change, change)
+        return Carried(*planes, memory.unrest, *still, memory.alpha, memory.depth)
+    source = sources(motion)
     apart = sample_array(memory.brightness, source, beyond=(_BEYOND,))
-    cv2.absdiff(apart, now.brightness, dst=apart)
+    cv2.subtract(now.brightness, apart, dst=apart)
+    coarse = sources(half(motion) * np.float32(0.5))
     alpha, depth = (
         None if p is None else sample_array(p, source) for p in (memory.alpha, memory.depth)
     )
     return Carried(
         sample_array(memory.steadied, source, cubic=True) if picture else memory.steadied,
         sample_array(memory.residual, source, beyond=(0,)),
-        sample_array(memory.colors, half, cubic=True) if picture else memory.colors,
-        sample_array(memory.residual_colors, half),
-        apart,
-        alpha,
-        depth,
+        sample_array(memory.colors, coarse, cubic=True) if picture else memory.colors,
+        sample_array(memory.residual_colors, coarse),
+        sample_array(memory.unrest, coarse),
+        np.abs(apart),
+        around(np.abs(apart)),
+        without_light(apart),
+        between_pixels(coarse),
+        alpha=alpha,
+        depth=depth,
     )
 
 
 def trust_map(carried: Carried, now: Memory, options: TemporalOptions) -> Plane:
     """How far `carried` belongs to this frame, (h, w) in [0, 1]."""
-    # one pixel may look alike by chance, a neighbourhood hardly does
-    trust = cv2.blur(carried.apart, (5, 5))
-    trust *= np.float32(-1 / options.tolerance)
-    trust = cast(Plane, cv2.exp(trust, dst=trust))
+    new = exceeding(carried.change, carried.unrest)
+    trust = _whole(np.exp(new * np.float32(-1 / options.tolerance)), now.brightness)
     for before, after, agree in (
         (carried.alpha, now.alpha, alphas_agree), (carried.depth, now.depth, depths_agree),
     ):  # fmt: skip
@@ -204,24 +232,30 @@ def trust_map(carried: Carried, now: Memory, options: TemporalOptions) -> Plane:
 
 def fuse(now: Memory, carried: Carried, trust: Plane, options: TemporalOptions) -> Memory:
     """`now`, which holds the fresh planes, with all of them fused; `trust` is (h, w)."""
-    gain = trust * np.float32(options.gain)
-    share = _half(gain)
+    still = moving_alone(now.brightness, carried.between)
+    boil = around(cv2.absdiff(now.residual, carried.residual))
+    gain = trust * _whole(np.float32(options.gain) * noise_share(boil, still), trust)
+    share = half(gain)
+    unrest = learn(carried.flicker, carried.unrest, now.age)
     fused = replace(
         now,
         residual=_fuse_residual(now.residual, carried.residual, gain),
         residual_colors=cv2.blendLinear(
             carried.residual_colors, now.residual_colors, share, 1 - share
         ),
+        unrest=unrest,
     )
     if options.input_gain == 0:
         return fused
     # a wrong picture is seen sooner than a wrong residual
-    strict = cv2.pow(trust, _STRICT) * np.float32(options.input_gain)
+    strict = cv2.pow(trust, _STRICT)
+    strict *= _whole(np.float32(options.input_gain) * noise_share(unrest, still), trust)
     steadied = steady(now.brightness, carried.steadied, strict)
+    tint = cv2.blur(larger(cv2.absdiff(now.colors, carried.colors)[..., 1:]), (3, 3))
     return replace(
         fused,
-        steadied=refine(steadied, now.brightness),
-        colors=steady(now.colors, carried.colors, _half(strict)),
+        steadied=refine(steadied, now.brightness, _whole(carried.between, trust)),
+        colors=steady(now.colors, carried.colors, half(strict) * noise_share(tint, _TINT * still)),
     )
 
 
@@ -262,6 +296,7 @@ def place(memory: Memory, old: Box, new: Box, *, ground: tuple[float, float, flo
         residual=moved(memory.residual, 0),
         colors=moved(memory.colors, ycc, halves),
         residual_colors=moved(memory.residual_colors, 0, halves),
+        unrest=moved(memory.unrest, 0, halves),
         alpha=alpha,
         depth=depth,
         age=memory.age,
@@ -274,11 +309,10 @@ def _half_box(box: Box) -> Box:
     return rows, columns
 
 
-def _half(plane: Plane) -> Plane:
-    """(h, w, ...) -> (h / 2, w / 2, ...), rounded up."""
-    size = -(-plane.shape[1] // 2), -(-plane.shape[0] // 2)
-    return cast(Plane, cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR))
+def _whole(plane: Plane, like: Plane) -> Plane:
+    """(h / 2, w / 2) -> (h, w), the size of another plane."""
+    return cast(Plane, cv2.resize(plane, like.shape[::-1], interpolation=cv2.INTER_LINEAR))
 
 
 def _half_colors(picture: Plane) -> Plane:
-    return cast(Plane, cv2.cvtColor(_half(picture), cv2.COLOR_RGB2YCrCb))
+    return cast(Plane, cv2.cvtColor(half(picture), cv2.COLOR_RGB2YCrCb))

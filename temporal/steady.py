@@ -3,7 +3,7 @@
 With x the picture as it came, w its steadied predecessor moved to where this frame sees the same
 things, and h a gain for each pixel (little where the pictures differ),
 
-    p <- (1 - h) x + h clip(w, darkest and brightest of x around the pixel)
+    p <- (1 - h) x + h clip(w + broad(x - w), darkest and brightest of x around the pixel)
 
 which is temporal anti-aliasing as games do it: Karis 2014, "High-Quality Temporal Supersampling",
 and Yang, Liu and Salvi 2020, "A Survey of Temporal Antialiasing Techniques". What is not in
@@ -18,6 +18,8 @@ import cv2 as typed_cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from splatmend.temporal.unrest import broad
+
 cv2: Any = typed_cv2  # its stubs lose every shape and dtype on the way
 
 __all__ = ["refine", "steady", "stretch"]
@@ -31,15 +33,20 @@ _QUIET = 1e-7  # energy far below what 8 bits show: keeps 0 / 0 at 1
 
 def steady(picture: Plane, moved: Plane, gain: Plane) -> Plane:
     """The module's formula but for energy: x, w, (h, w) or (h, w, c), and h, (h, w), give p."""
+    moved = cv2.add(moved, broad(cv2.subtract(picture, moved), gain))
     moved = cv2.max(moved, cv2.erode(picture, _AROUND))
     cv2.min(moved, cv2.dilate(picture, _AROUND), dst=moved)
     return cast(Plane, cv2.blendLinear(moved, picture, gain, 1 - gain))
 
 
-def refine(steadied: Plane, picture: Plane) -> Plane:
-    """Give the finest band of p the energy that it has in x; both (h, w)."""
+def refine(steadied: Plane, picture: Plane, between: Plane) -> Plane:
+    """Give the finest band of p the energy that it has in x; both (h, w).
+
+    Only as far as the memory came from `between` pixels, (h, w) in [0, 1]: from whole ones it comes
+    without loss, and what x has more is noise.
+    """
     fine, wanted = (cv2.subtract(p, cv2.blur(p, (3, 3))) for p in (steadied, picture))
-    cv2.multiply(fine, stretch(wanted, fine), dst=fine)
+    cv2.multiply(fine, cv2.multiply(stretch(wanted, fine), between), dst=fine)
     return cast(Plane, cv2.add(steadied, fine, dst=fine))
 
 

@@ -21,7 +21,7 @@ from splatmend.core import (
 )
 from splatmend.core.restore import LaidOut, lay_out, take_back
 from splatmend.temporal.cuts import is_cut
-from splatmend.temporal.flow import FlowEstimator, load_flow
+from splatmend.temporal.flow import FlowEstimator, load_flow, settle
 from splatmend.temporal.stabilizer import (
     Memory,
     TemporalOptions,
@@ -38,7 +38,7 @@ __all__ = ["Stream"]
 Box = tuple[slice, slice]
 State = dict[str, NDArray[Any]]
 
-_FUSED = ("steadied", "residual", "colors", "residual_colors")
+_FUSED = ("steadied", "residual", "colors", "residual_colors", "unrest")
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +172,7 @@ class Stream:
             motion = _float32(frame.motion[box])
         elif not still:
             motion = self.flow.between(memory.seen, now.seen)
+            motion = settle(motion, memory.brightness, now.brightness)
         carried = carry(memory, motion, now, picture=self._temporal.input_gain > 0)
         if is_cut(carried.apart, now.brightness):
             return None

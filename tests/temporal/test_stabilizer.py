@@ -111,7 +111,8 @@ def test_where_nothing_is_restored_any_more_nothing_is_left():
 
 def test_the_steadied_picture_stays_within_what_is_seen():
     before, now = memory(picture(1), noise(0)), memory(picture(0), noise(0))
-    kept = fuse(now, carry(before, None, now), np.ones((96, 128), np.float32), OPTIONS)
+    carried = carry(before, np.zeros((96, 128, 2), np.float32), now)
+    kept = fuse(now, carried, np.ones((96, 128), np.float32), OPTIONS)
     around = np.ones((7, 7), np.uint8)  # 3 x 3, and as much again for the energy that is kept
     low, high = (f(now.brightness, around) for f in (cv2.erode, cv2.dilate))
     assert (kept.steadied > low - 0.02).all()

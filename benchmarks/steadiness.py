@@ -1,0 +1,126 @@
+"""What the stabiliser takes off flicker, and what it costs: a portrait of splats that tremble.
+
+    python benchmarks/steadiness.py --lpips-weights WEIGHTS [portrait.jpg ...] [--frames 24]
+
+Each portrait (without any, scikit-image's astronaut) moves along the demo's path as 2-D Gaussians,
+once sticking to the head and once trembling: places, order, colours and some Gaussians anew in
+each frame. compact mends both, each frame alone and with the stabiliser, which is given the exact
+motion. Printed: the warping error along that motion (levels of 255; and of what exceeds the true
+clip's own), LPIPS-Alex, PSNR and lag. The first frames, in which it learns, do not count.
+"""
+
+import argparse
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skimage.data import astronaut
+
+from splatmend.core import (
+    Frame,
+    Restorer,
+    from_tensor,
+    keep_freed_memory,
+    load_restorer,
+    restore_frames,
+    to_tensor,
+)
+from splatmend.temporal import Stream, TemporalMeasures, load_flow
+from splatmend.temporal.perceptual import Lpips, load_lpips
+from splatmend.training import CameraPath, SplatOptions
+from splatmend.training.clips import look, move
+from splatmend.training.sequences import Flicker, flicker, view_flow
+from splatmend.training.splatting import normalize, place, rasterize
+
+SIDE, LEARNING, LOOP = 512, 4, 48
+DAMAGE = SplatOptions(spacing=2.6, detail=1.1, spread=0.65, hardness=0.6, anisotropy=0.4)
+KINDS = {"sticks": Flicker(), "trembles": Flicker(jitter=0.12, order=0.6, color=0.01, drop=0.07)}
+Picture = NDArray[np.uint8]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("portraits", type=Path, nargs="*", help="512 x 512, face in the middle")
+    parser.add_argument("--frames", type=int, default=24)
+    parser.add_argument("--lpips-weights", type=Path, help="folder; else downloaded")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    restorer, lpips = load_restorer("compact"), load_lpips("alex", arguments.lpips_weights)
+    sources = {p.stem: (read(p), CameraPath((256, 256), zoom=1.1)) for p in arguments.portraits}
+    sources = sources or {"astronaut": (astronaut(), CameraPath((226, 163), zoom=1.75))}
+    print(
+        f"{'portrait':20} {'splats':9} {'true':>5} {'input':>6} {'alone':>6} {'steady':>6}", end=""
+    )
+    print(f" {'change':>7} {'of excess':>9} {'LPIPS':>7} {'PSNR':>9} lag")
+    for name, (picture, path) in sources.items():
+        for kind, trembling in KINDS.items():
+            frames, truth = clip(picture, path, trembling, arguments.frames)
+            figures = judge(restorer, lpips, frames, truth)
+            print(f"{name[:20]:20} {kind:9} {report(figures)}", flush=True)
+
+
+def read(path: Path) -> Picture:
+    picture = cv2.imread(str(path))
+    if picture is None:
+        raise SystemExit(f"{path} cannot be read as a picture")
+    return picture[..., ::-1].copy()
+
+
+def clip(
+    picture: Picture, path: CameraPath, trembling: Flicker, count: int
+) -> tuple[list[Frame], torch.Tensor]:
+    """Frames with exact motion, and the true ones (n, 3, h, w)."""
+    whole, generator = to_tensor([picture]), torch.Generator().manual_seed(0)
+    gaussians = place(whole, DAMAGE, generator)
+    views = [path.at(i / LOOP, SIDE) for i in range(count)]
+    steps = [torch.zeros(1, 2, SIDE, SIDE), *(view_flow(b, a, SIDE) for a, b in pairwise(views))]
+    frames, truth = [], []
+    for view, step in zip(views, steps, strict=True):
+        shown = move(flicker(gaussians, trembling, generator), view, SIDE)
+        color, total, _ = rasterize(shown, (SIDE, SIDE))
+        clean = look(whole, view, SIDE)
+        splatted = normalize(color, total, clean).clamp(0, 1)
+        motion = step[0].permute(1, 2, 0).numpy()
+        frames.append(Frame(color=from_tensor(splatted, np.uint8)[0], motion=motion))
+        truth.append(clean)
+    return frames, torch.cat(truth)
+
+
+def judge(
+    restorer: Restorer, lpips: Lpips, frames: list[Frame], truth: torch.Tensor
+) -> dict[str, dict[str, float]]:
+    clips = {
+        "input": frames,
+        "alone": [restore_frames(restorer, [frame])[0] for frame in frames],
+        "steady": Stream(restorer).restore(frames),
+    }
+    measures = TemporalMeasures(
+        ["true", *clips], guide="true", truth=True, flow=load_flow("dis"), perceptual=lpips
+    )
+    for index in range(LEARNING, len(frames)):
+        shown = {name: to_tensor([c[index].color])[0] for name, c in clips.items()}
+        motion = torch.from_numpy(frames[index].motion).permute(2, 0, 1)
+        measures.add({"true": truth[index], **shown}, flow=motion)
+    return {name: dict(found.figures) for name, found in measures.result().items()}
+
+
+def report(figures: dict[str, dict[str, float]]) -> str:
+    errors = {name: 255 * found["warping_error"] for name, found in figures.items()}
+    alone, steady = figures["alone"], figures["steady"]
+    row = f"{errors['true']:5.2f} {errors['input']:6.2f}"
+    row += f" {errors['alone']:6.2f} {errors['steady']:6.2f}"
+    row += f" {errors['steady'] / errors['alone'] - 1:+7.1%}"
+    excess = errors["alone"] - errors["true"]
+    spared = (errors["steady"] - errors["alone"]) / excess if excess > 0 else None
+    row += f" {'none' if spared is None else f'{spared:+.0%}':>9}"
+    row += (
+        f" {steady['lpips'] / alone['lpips'] - 1:+7.1%} {steady['psnr'] - alone['psnr']:+6.2f} dB"
+    )
+    return f"{row} {steady['lag']:3.0f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Tells flicker from what is new, from light, and from what moving alone changes.
+
+Planes are (h / 2, w / 2), rounded up, of [0, 1], unless they say otherwise. The change c at a
+place is how far the moved last frame is from this one. Four things make it:
+
+- Flicker comes again in every frame. So the usual change u is learned along the motion, and only
+  what exceeds twice of it is taken for something new: d = max(c - 2 u, 0). A filter that learns
+  the spread of its innovations, after Mehra 1970, "On the Identification of Variances and Adaptive
+  Kalman Filtering".
+- Light and shadow change broadly, and are followed at once: `broad`. They are not learned.
+- Moving by fractions of a pixel changes the finest detail by up to q. Averaging would cost it, and
+  has little to steady. So the past gets the share s = c^8 / (c^8 + q^8): a switch with a soft
+  edge, for q is a bound. (Wiener's c^2 / (c^2 + q^2) was measured to cost more detail, and to
+  steady less.) From whole pixels nothing is lost, and q is next to 0.
+- What is left is new.
+"""
+
+from typing import Any, cast
+
+import cv2 as typed_cv2
+import numpy as np
+from numpy.typing import NDArray
+
+cv2: Any = typed_cv2  # its stubs lose every shape and dtype on the way
+
+__all__ = [
+    "around",
+    "between_pixels",
+    "broad",
+    "exceeding",
+    "half",
+    "larger",
+    "learn",
+    "moving_alone",
+    "noise_share",
+    "without_light",
+]
+
+Plane = NDArray[np.float32]
+
+_GATE = np.float32(2)
+_MOST = np.float32(8 / 255)  # stronger flicker is not told from change
+_MOST_LIGHT = np.float32(16 / 255)  # a larger difference is another thing
+_BROAD = (9, 9)
+_FEW = np.float32(1e-3)  # keeps 0 / 0 at 0
+_LEARN = 0.15  # share of the newest frame in what is usual
+_NEWS = np.float32(1 / 255)  # most that one frame tells beyond what is usual
+_LEVEL = np.float32(0.5 / 255)  # what moving alone changes anywhere: half a step of 8 bits
+_DETAIL = np.float32(1.6)  # and how many times the finest detail
+_LEAST = np.float32(1e-4)
+
+
+def half(plane: Plane) -> Plane:
+    """(h, w, ...) -> (h / 2, w / 2, ...), rounded up."""
+    size = -(-plane.shape[1] // 2), -(-plane.shape[0] // 2)
+    return cast(Plane, cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR))
+
+
+def larger(pair: Plane) -> Plane:
+    """(h, w, 2) -> (h, w): the larger of the two; numpy's `max` over so few is slow."""
+    return np.maximum(pair[..., 0], pair[..., 1])
+
+
+def around(plane: Plane) -> Plane:
+    """Weighted mean of some 5 x 5 pixels of (h, w): one may look alike by chance, all hardly."""
+    return cast(Plane, cv2.GaussianBlur(half(plane), (3, 3), 0))
+
+
+def broad(difference: Plane, weight: Plane) -> Plane:
+    """What light and shadow make of a signed difference (h, w) or (h, w, c), the same size.
+
+    Its mean over some 36 x 36 pixels, those that have a weight (h, w).
+    """
+    each = weight if difference.ndim == 2 else cv2.merge([weight] * difference.shape[2])
+    total, count = (cv2.blur(half(half(p)), _BROAD) for p in (cv2.multiply(difference, each), each))
+    mean = total / (count + _FEW)
+    size = difference.shape[1::-1]
+    return cast(Plane, cv2.resize(mean, size, interpolation=cv2.INTER_LINEAR))
+
+
+def without_light(difference: Plane) -> Plane:
+    """How large a signed difference (h, w) is around each place, beside what changes broadly."""
+    same = (np.abs(difference) < _MOST_LIGHT).astype(np.float32)
+    return around(cv2.absdiff(difference, broad(difference, same)))
+
+
+def exceeding(change: Plane, usual: Plane) -> Plane:
+    """What of the change is new: d of the module."""
+    return np.maximum(change - _GATE * usual, 0)
+
+
+def learn(change: Plane, usual: Plane, age: int) -> Plane:
+    """What is usual, u of the module, after one frame more; `age` counts frames from 0."""
+    share = np.float32(max(1 / max(age, 1), _LEARN))
+    seen = np.minimum(change, _MOST)
+    if age > 1:  # what is new happens once, and must not pass for flicker
+        seen = np.minimum(seen, _GATE * usual + _NEWS)
+    return usual + share * (seen - usual)
+
+
+def moving_alone(picture: Plane, between: Plane) -> Plane:
+    """What moving alone changes in a brightness (h, w): q of the module; see `between_pixels`."""
+    # twice, so that shading, which moving keeps, does not count
+    fine = cv2.subtract(picture, cv2.blur(picture, (3, 3)))
+    finest = cv2.absdiff(fine, cv2.blur(fine, (3, 3)))
+    return (around(finest) * _DETAIL + _LEVEL) * between + _LEAST
+
+
+def noise_share(change: Plane, still: Plane) -> Plane:
+    """Share that the past gets: s of the module, in [0, 1)."""
+    c, q = change, still
+    for _ in range(3):  # squaring is many times faster than numpy's power
+        c, q = cv2.multiply(c, c), cv2.multiply(q, q)
+    return cast(Plane, c / (c + q))
+
+
+def between_pixels(source: Plane) -> Plane:
+    """How much positions (h, w, 2) lose between pixels: 0 on one, 1 from a fifth off on."""
+    off = larger(np.abs(source - np.rint(source)))
+    return cast(Plane, np.minimum(6 * off * (1 - off), np.float32(1)))
