@@ -74,7 +74,7 @@ class TemporalOptions:
     """How much of the past is kept along a stream.
 
     The defaults were measured on moving splat portraits and avatars; see
-    benchmarks/temporal.py for the cost.
+    benchmarks/steadiness.py for what they bring, benchmarks/temporal.py for the cost.
 
     Raises:
         InputError: a value out of its range.
@@ -196,6 +196,7 @@ def carry(memory: Memory, motion: Plane | None, now: Memory, *, picture: bool = 
     source = sources(motion)
     apart = sample_array(memory.brightness, source, beyond=(_BEYOND,))
     cv2.subtract(now.brightness, apart, dst=apart)
+    size = np.abs(apart)
     coarse = sources(half(motion) * np.float32(0.5))
     alpha, depth = (
         None if p is None else sample_array(p, source) for p in (memory.alpha, memory.depth)
@@ -206,8 +207,8 @@ def carry(memory: Memory, motion: Plane | None, now: Memory, *, picture: bool = 
         sample_array(memory.colors, coarse, cubic=True) if picture else memory.colors,
         sample_array(memory.residual_colors, coarse),
         sample_array(memory.unrest, coarse),
-        np.abs(apart),
-        around(np.abs(apart)),
+        size,
+        around(size),
         without_light(apart),
         between_pixels(coarse),
         alpha=alpha,

@@ -110,8 +110,8 @@ def test_sessions_take_turns(start, connect) -> None:
     for number in range(1, 10):
         greedy.frame(number)
     modest.frame(0)
-    modest.frame(1)
-    until(lambda: server.figures().streams[1].size is not None)
+    modest.frame(1, size=(8, 8))  # another size, so that it can be seen that both are in
+    until(lambda: server.figures().streams[1].size == (8, 8))
     gate.open.set()
     greedy.answers(10)
     modest.answers(2)
