@@ -87,9 +87,10 @@ def restore_video(arguments: Sequence[str] | None = None) -> int:
         return _restore(options)
     except SplatmendError as error:
         return _fail(error)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rest is clean-up
-        _say("restore-video: interrupted; the same command with --resume goes on from here")
+        how = "the same command with --resume goes on from there"
+        _say(f"restore-video: interrupted; {f'{stop}: {how}' if stop.args else 'nothing is kept'}")
         return _INTERRUPTED
 
 
@@ -254,13 +255,16 @@ def _restore_one(
         summary = restore_clip(source, target, restorer, options, progress=progress)
     for warning in summary.warnings:
         _say(f"restore-video: warning: {warning}")
-    sys.stdout.write(_summary_line(summary, restorer, time.monotonic() - began) + "\n")
+    line = _summary_line(summary, restorer, time.monotonic() - began, resumes=options.resume)
+    sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def _summary_line(summary: VideoSummary, restorer: Restorer, seconds: float) -> str:
+def _summary_line(
+    summary: VideoSummary, restorer: Restorer, seconds: float, *, resumes: bool
+) -> str:
     new = summary.frames - summary.resumed
-    resumed = f" ({summary.resumed} of them from before)" if summary.resumed else ""
+    resumed = f" ({summary.resumed or 'none'} of them from before)" if resumes else ""
     size = float(summary.bytes)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":

@@ -163,6 +163,8 @@ def _kept_if_useful(folder: WorkFolder) -> Iterator[None]:
             raise type(error)(
                 f"{error}; {folder.frames} frames are whole: add --resume to go on from there"
             ) from error
+        elif isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"{folder.frames} frames are whole") from error
         raise
     folder.discard()
 

@@ -1,5 +1,6 @@
 """The commands: exit codes, one line for every error, the summary, folders of clips, models."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -258,9 +259,8 @@ def test_ctrl_c_says_how_to_go_on(make_clip, tmp_path):
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert said.splitlines() == [
-        "restore-video: interrupted; the same command with --resume goes on from here"
-    ]
+    whole = re.match(r"restore-video: interrupted; (\d+) frames are whole: .+ --resume", said)
+    assert int(whole[1]) % 8 == 0
     assert not target.exists()
     assert list((tmp_path / ".out.mp4.splatmend").iterdir())
 

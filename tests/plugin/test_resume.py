@@ -10,7 +10,7 @@ import time
 import pytest
 
 from splatmend.core import InputError, VideoOutputError
-from splatmend.plugin import EncodingOptions, VideoOptions, restore_video
+from splatmend.plugin import EncodingOptions, VideoOptions, cli, restore_video
 
 SLOW_RUN = """
 import sys, time
@@ -138,6 +138,23 @@ def test_without_a_whole_segment_nothing_is_left(make_clip, copy, tmp_path):
             source, target, FailsAfter(copy.device, 3, InputError("on purpose")), options()
         )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
+
+
+@pytest.mark.parametrize("after", [3, 20])
+def test_ctrl_c_promises_what_is_kept(after, make_clip, copy, tmp_path, monkeypatch, capsys):
+    source, target = make_clip("in.mp4", frames=30), tmp_path / "out.mp4"
+    failing = FailsAfter(copy.device, after, KeyboardInterrupt())
+    monkeypatch.setattr(cli, "load_restorer", lambda *_, **__: failing)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)  # it goes deaf to the next one
+    assert cli.restore_video([str(source), str(target), "--segment-frames", "8"]) == 130
+    said = capsys.readouterr().err.splitlines()
+    kept = target.with_name(".out.mp4.splatmend")
+    if after == 3:
+        assert said == ["restore-video: interrupted; nothing is kept"]
+        assert not kept.exists()
+    else:
+        assert "frames are whole: the same command with --resume goes on from there" in said[0]
+        assert whole_segments(kept) == int(said[0].split()[2]) // 8 >= 1
 
 
 def test_a_full_disk_keeps_whole_segments_and_says_so(make_clip, copy, tmp_path, monkeypatch):
