@@ -23,6 +23,7 @@ from splatmend.training.pair_crops import (
     folder_poses,
     prepared_pairs,
 )
+from splatmend.training.sequence_pool import SequencePool
 from splatmend.training.sequences import draw_sequence_batch
 
 __all__ = [
@@ -104,7 +105,7 @@ def load_people(folder: Path, split: Split, work: Path) -> list[Portrait]:
 
 def _pool(config: TrainConfig, portraits: list[Portrait]) -> Draw:
     pairs = _pairs(config, "train")
-    return FramePool(
+    stills = FramePool(
         portraits,
         size=config.pool,
         renew=config.renew,
@@ -112,6 +113,16 @@ def _pool(config: TrainConfig, portraits: list[Portrait]) -> Draw:
         pair_share=config.pair_share,
         undamaged=config.undamaged,
         splat_targets=config.splat_targets,
+    )
+    if not config.temporal:
+        return stills
+    return SequencePool(
+        portraits,
+        frames=config.frames,
+        size=config.pool,
+        renew=config.renew,
+        stills=stills,
+        still_share=config.still_share,
     )
 
 

@@ -100,10 +100,10 @@ class TrainConfig:
     """Batches whose gradients make one update."""
     crop: int = 128
     pool: int = 0
-    """With `faces`: degraded portraits at hand, from which crops are cut (training/frame_pool.py);
-    0 degrades every crop by itself."""
+    """With `faces`: degraded portraits at hand, or with `temporal` sequences, from which crops are
+    cut (training/frame_pool.py); 0 degrades every crop by itself."""
     renew: int = 4
-    """Every so many updates a portrait of the pool makes room for a new one."""
+    """Every so many updates one piece of the pool makes room for a new one."""
     pair_share: float = 0.5
     """With `pool`: how many of its frames are of `manifests` and `pairs`, where those are given
     too."""
@@ -140,6 +140,9 @@ class TrainConfig:
     """Train on sequences: portraits on camera paths, with exact motion and flickering damage."""
     frames: int = 3
     """Crops of a sequence; `batch` then counts sequences."""
+    still_share: float = 0.0
+    """With `temporal` and `pool`: how many of the sequences are crops of frames that have nothing
+    to do with each other, as without `temporal`: of the same portraits, and of `pairs`."""
     self_conditioning: float = 0.5
     """Share of the sequences in which the network meets what it made of the frame before."""
     lpips_weights: Path | None = None
@@ -178,11 +181,19 @@ class TrainConfig:
     def _check_data(self) -> None:
         if not (self.faces or self.manifests or self.pairs):
             raise InputError("nothing to train on: give --faces, --manifests or --pairs")
+        singles = self.manifests or self.pairs or self.undamaged
+        if self.temporal and singles and not self.still_share:
+            raise InputError(
+                "--manifests, --pairs and --undamaged are for single frames, --temporal trains on "
+                "sequences: give --still-share too"
+            )
+        if self.still_share and not (self.temporal and self.pool):
+            raise InputError("--still-share needs --temporal and --pool")
         if self.faces and (self.manifests or self.pairs) and not self.pool:
             raise InputError(
                 "train on --faces or on --manifests and --pairs; on both together with --pool"
             )
-        for name in ("pair_share", "undamaged", "splat_targets"):
+        for name in ("pair_share", "undamaged", "splat_targets", "still_share"):
             share = getattr(self, name)
             if not 0 <= share <= 1:
                 raise InputError(f"{name} must lie in [0, 1], got {share}")
@@ -193,8 +204,8 @@ class TrainConfig:
             )
         if self.temporal and (not self.faces or self.frames < 2):
             raise InputError("--temporal needs --faces, and at least 2 --frames")
-        if self.pool and (not self.faces or self.temporal):
-            raise InputError("--pool needs --faces, and no --temporal")
+        if self.pool and not self.faces:
+            raise InputError("--pool needs --faces")
 
 
 PRESETS: Mapping[Preset, Mapping[str, Any]] = {

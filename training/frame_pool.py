@@ -15,6 +15,7 @@ from torch import Tensor
 from splatmend.core.pixels import from_tensor, to_tensor
 from splatmend.training.dataset import SPLAT_TARGETS, Portrait, draw_pair
 from splatmend.training.pair_crops import Pair, draw_pair_frame
+from splatmend.training.rolling_pool import RollingPool
 
 __all__ = ["FramePool"]
 
@@ -26,10 +27,9 @@ _Frames = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 class FramePool:
     """Draws (degraded, clean) crops, each (batch, 3, crop, crop) in [0, 1]; see `batches.Draw`.
 
-    `size` frames are at hand, and every `renew` updates one of them makes room for a new one:
-    a frame lends batch * renew crops on average. `pair_share` of the frames are real or
-    prepared `pairs`, the rest portraits; of both, a share `undamaged` comes as it should be, so
-    that the network learns what to leave alone. `splat_targets` is `draw_pair`'s.
+    `size` frames are at hand, one is renewed every `renew` updates. `pair_share` of the frames
+    are real or prepared `pairs`, the rest portraits; of both, a share `undamaged` comes as it
+    should be, so that the network learns what to leave alone. `splat_targets` is `draw_pair`'s.
     """
 
     def __init__(
@@ -43,27 +43,17 @@ class FramePool:
         undamaged: float = 0.0,
         splat_targets: float = SPLAT_TARGETS,
     ) -> None:
-        self._portraits, self._size, self._renew = portraits, size, renew
+        self._pool = RollingPool(self._draw_frame, size=size, renew=renew)
+        self._portraits = portraits
         self._pairs, self._pair_share = pairs, pair_share if pairs else 0.0
         self._undamaged, self._splat_targets = undamaged, splat_targets
-        self._frames: dict[int, _Frames] = {}
 
     def __call__(
         self, *, seed: int, step: int, batch: int, crop: int, first: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Sample i is named by (seed, step, first + i)."""
-        oldest = step // self._renew
-        for number in [n for n in self._frames if not oldest <= n < oldest + self._size]:
-            del self._frames[number]
-        degraded, clean = [], []
-        for index in range(first, first + batch):
-            rng = np.random.default_rng((seed, step, index))
-            number = oldest + int(rng.integers(self._size))
-            if number not in self._frames:
-                self._frames[number] = self._draw_frame(seed, number, crop)
-            damaged, whole = _cut(self._frames[number], crop, rng)
-            degraded.append(damaged)
-            clean.append(whole)
+        picked = self._pool.pick(seed=seed, step=step, batch=batch, crop=crop, first=first)
+        degraded, clean = zip(*(_cut(frames, crop, rng) for frames, rng in picked), strict=True)
         return to_tensor(degraded), to_tensor(clean)
 
     def _draw_frame(self, seed: int, number: int, crop: int) -> _Frames:

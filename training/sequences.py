@@ -50,11 +50,13 @@ __all__ = [
     "draw_sequence_batch",
     "flicker",
     "record",
+    "roomy_side",
     "view_flow",
 ]
 
 _UNCOVERED = 0.1  # change of alpha under the motion at which a pixel was covered or uncovered
 _ROOM = 1.35  # side of the picture over that of the frames that move across it
+_LARGEST = 0.8  # zoom well below 1, for a picture that is only moved loses its finest detail
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,11 @@ def draw_sequence_batch(
     )
 
 
+def roomy_side(portrait: Portrait) -> int:
+    """Side of the largest frames that a portrait can move across without being enlarged."""
+    return int(min(portrait.pixels.shape[:2]) * _LARGEST / _ROOM)
+
+
 def view_flow(view: View, previous: View, side: int) -> Tensor:
     """Backward flow between two views of one picture, (1, 2, side, side) in pixels.
 
@@ -223,9 +230,8 @@ def _moving_portrait(
 ) -> SequencePair:
     """A still on a camera path, before a ground that stays where it is."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    # well below 1, for a picture that is only moved loses its finest detail
     least = _ROOM * crop / min(portrait.pixels.shape[:2])
-    zoom = rng.uniform(max(0.5, least), max(0.8, least))
+    zoom = rng.uniform(max(0.5, least), max(_LARGEST, least))
     still = _draw_still(portrait, rng, generator, zoom=zoom, crop=crop)
     views = _path(rng, (still.picture.shape[-1] - 1) / 2, zoom, frames)
     covers, colors = (

@@ -20,15 +20,15 @@ CROP = 64
 @pytest.fixture
 def drawn(portraits_folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FramePool, list[int]]:
     """A pool of three frames, one renewed every two steps, and the numbers of those it made."""
-    pool = FramePool(load_portraits(portraits_folder, "train", foreground=True), size=3, renew=2)
     made: list[int] = []
-    draw = pool._draw_frame
+    draw = FramePool._draw_frame
 
-    def counted(seed: int, number: int, crop: int) -> frame_pool_module._Frames:
+    def counted(pool: FramePool, seed: int, number: int, crop: int) -> frame_pool_module._Frames:
         made.append(number)
-        return draw(seed, number, crop)
+        return draw(pool, seed, number, crop)
 
-    monkeypatch.setattr(pool, "_draw_frame", counted)
+    monkeypatch.setattr(FramePool, "_draw_frame", counted)
+    pool = FramePool(load_portraits(portraits_folder, "train", foreground=True), size=3, renew=2)
     return pool, made
 
 
@@ -37,7 +37,7 @@ def test_a_frame_lends_many_crops_before_it_goes(drawn: tuple[FramePool, list[in
     for step in range(20):
         pool(seed=0, step=step, batch=8, crop=CROP)
     assert sorted(made) == list(range(3 + 9))  # each once, though 160 crops were cut
-    assert len(pool._frames) <= 3
+    assert len(pool._pool) <= 3
 
 
 def test_a_crop_is_named_by_seed_step_and_index(portraits_folder: Path) -> None:

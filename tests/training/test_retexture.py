@@ -98,7 +98,7 @@ def test_the_pool_mixes_pairs_with_portraits(
         return made
 
     crop = 300  # the fixture's portraits are smaller and continued, the pairs' 512 leave room
-    assert {f[0].shape[0] > crop for f in draw(1.0, crop)._frames.values()} == {True}
-    assert {f[0].shape[0] > crop for f in draw(0.0, crop)._frames.values()} == {False}
+    assert {f[0].shape[0] > crop for f in draw(1.0, crop)._pool._pieces.values()} == {True}
+    assert {f[0].shape[0] > crop for f in draw(0.0, crop)._pool._pieces.values()} == {False}
     with pytest.raises(InputError, match=r"has a side of 512 pixels, less than --crop 544"):
         draw(1.0, crop=544)
