@@ -13,6 +13,7 @@ gate        leave clean frames alone
 turbo/      the SD-Turbo restorer
 registry    load_restorer(name or path)
 color_lock  keep the input's low frequencies
+detail_floor  strong detail is redrawn, not wiped off
 tiling      overlapping tiles for large pictures
 heap        freed memory kept for the next frame
 restore     frames through a restorer: alpha box, matte, strength

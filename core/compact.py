@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from splatmend.core.color_lock import LOCK_REACH, lock_colors
+from splatmend.core.detail_floor import FLOOR_REACH, keep_detail
 from splatmend.core.errors import InputError
 from splatmend.core.resample import halve, magnify, unshuffle
 
@@ -37,6 +38,8 @@ class CompactConfig:
     """Octaves of the Laplacian pyramid that get a gain; 0 leaves free detail alone."""
     color_lock: bool = True
     """Whether the residual keeps the input's low frequencies (core/color_lock.py)."""
+    detail_floor: bool = True
+    """Whether the residual leaves strong detail (core/detail_floor.py)."""
 
     def __post_init__(self) -> None:
         levels = len(self.widths) - 1
@@ -118,6 +121,7 @@ class Compact(nn.Module):
             reach += _UNSHUFFLE * 2**level * 2 * (before + after)
         reach += self.multiple * (2 * config.middle_blocks + 1)
         reach += 2 * 2**config.bands
+        reach += FLOOR_REACH if config.detail_floor else 0
         return int(reach + (LOCK_REACH if config.color_lock else 0))
 
     def forward(self, rgb: Tensor) -> Tensor:
@@ -144,4 +148,6 @@ class Compact(nn.Module):
             gains = magnify(gains, _UNSHUFFLE)
             for index, band in enumerate(laplacian_bands(rgb, self.config.bands)):
                 residual = torch.addcmul(residual, gains[:, index : index + 1], band)
+        if self.config.detail_floor:
+            residual = keep_detail(rgb, residual)
         return lock_colors(residual) if self.config.color_lock else residual

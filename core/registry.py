@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -139,7 +140,10 @@ def _load_compact(
     header, weights = load_checkpoint(path)
     lora = None if adapter is None else load_adapter(Path(adapter), weights)
     try:
-        network = Compact(config_from_json(CompactConfig, header.config))
+        config = config_from_json(CompactConfig, header.config)
+        if lora is not None:  # who was fitted to one avatar knows what to wipe off
+            config = replace(config, detail_floor=False)
+        network = Compact(config)
         network.load_state_dict(weights)
     except (TypeError, RuntimeError, InputError) as error:
         raise CheckpointError(

@@ -105,7 +105,9 @@ def _compact(config: TrainConfig) -> tuple[Compact, Weights]:
         raise CheckpointError(
             f"{config.init} holds a {header.architecture!r}: --init takes a checkpoint of compact"
         )
-    network = Compact(config_from_json(CompactConfig, header.config))
+    shape = config_from_json(CompactConfig, header.config)
+    # as `load_restorer` runs it
+    network = Compact(replace(shape, detail_floor=False) if config.rank else shape)
     network.load_state_dict(weights)
     return network, weights if config.rank else {}
 

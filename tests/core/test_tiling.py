@@ -13,8 +13,8 @@ def test_seams_are_invisible_where_the_reach_fits(
     tiny_checkpoint: Path, size: tuple[int, int]
 ) -> None:
     restorer = load_restorer(tiny_checkpoint, device="cpu")
-    tiled = Tiled(restorer, 384)
-    assert restorer.reach <= 384 // 4
+    tiled = Tiled(restorer, 512)
+    assert restorer.reach <= 512 // 4
     rgb = torch.rand(1, 3, *size)
     whole = restorer(rgb)
     assert (tiled(rgb) - whole).abs().amax() < STEP
