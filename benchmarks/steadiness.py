@@ -1,15 +1,17 @@
 """What the stabiliser takes off flicker, and what it costs: a portrait of splats that tremble.
 
-    python benchmarks/steadiness.py --lpips-weights WEIGHTS [portrait.jpg ...] [--frames 24]
+    python benchmarks/steadiness.py --lpips-weights WEIGHTS [portrait.jpg ...] [--estimate]
 
 Each portrait (without any, scikit-image's astronaut) moves along the demo's path as 2-D Gaussians,
 once sticking to the head and once trembling: places, order, colours and some Gaussians anew in
 each frame. compact mends both, each frame alone and with the stabiliser, which is given the exact
-motion. Printed: the warping error along that motion (levels of 255; and of what exceeds the true
-clip's own), LPIPS-Alex, PSNR and lag. The first frames, in which it learns, do not count.
+motion, or estimates it. Printed: the warping error along the exact motion (levels of 255; and of
+what exceeds the true clip's own), LPIPS-Alex, PSNR and lag. The first frames, in which it learns,
+do not count.
 """
 
 import argparse
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -45,10 +47,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("portraits", type=Path, nargs="*", help="512 x 512, face in the middle")
     parser.add_argument("--frames", type=int, default=24)
+    parser.add_argument("--estimate", action="store_true", help="motion, instead of being given it")
+    parser.add_argument("--model", default="compact", help="name or checkpoint of the restorer")
     parser.add_argument("--lpips-weights", type=Path, help="folder; else downloaded")
     arguments = parser.parse_args()
     keep_freed_memory()
-    restorer, lpips = load_restorer("compact"), load_lpips("alex", arguments.lpips_weights)
+    restorer, lpips = load_restorer(arguments.model), load_lpips("alex", arguments.lpips_weights)
     sources = {p.stem: (read(p), CameraPath((256, 256), zoom=1.1)) for p in arguments.portraits}
     sources = sources or {"astronaut": (astronaut(), CameraPath((226, 163), zoom=1.75))}
     print(
@@ -58,7 +62,7 @@ def main() -> None:
     for name, (picture, path) in sources.items():
         for kind, trembling in KINDS.items():
             frames, truth = clip(picture, path, trembling, arguments.frames)
-            figures = judge(restorer, lpips, frames, truth)
+            figures = judge(restorer, lpips, frames, truth, estimate=arguments.estimate)
             print(f"{name[:20]:20} {kind:9} {report(figures)}", flush=True)
 
 
@@ -90,12 +94,13 @@ def clip(
 
 
 def judge(
-    restorer: Restorer, lpips: Lpips, frames: list[Frame], truth: torch.Tensor
+    restorer: Restorer, lpips: Lpips, frames: list[Frame], truth: torch.Tensor, *, estimate: bool
 ) -> dict[str, dict[str, float]]:
+    given = [replace(frame, motion=None) for frame in frames] if estimate else frames
     clips = {
         "input": frames,
         "alone": [restore_frames(restorer, [frame])[0] for frame in frames],
-        "steady": Stream(restorer).restore(frames),
+        "steady": Stream(restorer).restore(given),
     }
     measures = TemporalMeasures(
         ["true", *clips], guide="true", truth=True, flow=load_flow("dis"), perceptual=lpips

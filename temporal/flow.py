@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from splatmend.core import CheckpointError, InputError, from_tensor, pad_to_multiple, to_tensor
-from splatmend.temporal.unrest import around, half, larger
+from splatmend.temporal.planes import around, half, larger
 from splatmend.temporal.warp import sample_array, sources
 
 __all__ = ["DisFlow", "FlowEstimator", "RaftFlow", "load_flow", "settle"]

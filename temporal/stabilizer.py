@@ -29,13 +29,11 @@ import torch
 from numpy.typing import NDArray
 
 from splatmend.core import InputError
+from splatmend.temporal.planes import Plane, around, detail, half, larger, mix, whole
 from splatmend.temporal.steady import refine, steady, stretch
 from splatmend.temporal.unrest import (
-    around,
     between_pixels,
     exceeding,
-    half,
-    larger,
     learn,
     moving_alone,
     noise_share,
@@ -58,7 +56,6 @@ __all__ = [
     "trust_map",
 ]
 
-Plane = NDArray[np.float32]
 Box = tuple[slice, slice]
 
 _STRICT = 4  # so many times sooner the picture's memory is distrusted
@@ -219,7 +216,7 @@ def carry(memory: Memory, motion: Plane | None, now: Memory, *, picture: bool = 
 def trust_map(carried: Carried, now: Memory, options: TemporalOptions) -> Plane:
     """How far `carried` belongs to this frame, (h, w) in [0, 1]."""
     new = exceeding(carried.change, carried.unrest)
-    trust = _whole(np.exp(new * np.float32(-1 / options.tolerance)), now.brightness)
+    trust = whole(np.exp(new * np.float32(-1 / options.tolerance)), now.brightness)
     for before, after, agree in (
         (carried.alpha, now.alpha, alphas_agree), (carried.depth, now.depth, depths_agree),
     ):  # fmt: skip
@@ -233,36 +230,35 @@ def trust_map(carried: Carried, now: Memory, options: TemporalOptions) -> Plane:
 
 def fuse(now: Memory, carried: Carried, trust: Plane, options: TemporalOptions) -> Memory:
     """`now`, which holds the fresh planes, with all of them fused; `trust` is (h, w)."""
-    still = moving_alone(now.brightness, carried.between)
-    boil = around(cv2.absdiff(now.residual, carried.residual))
-    gain = trust * _whole(np.float32(options.gain) * noise_share(boil, still), trust)
-    share = half(gain)
+    fine = detail(now.brightness)
+    still = moving_alone(fine, carried.between)
     unrest = learn(carried.flicker, carried.unrest, now.age)
+    boil = around(cv2.absdiff(now.residual, carried.residual))
+    share = np.float32(options.gain) * noise_share(boil, still)
+    gain = cv2.multiply(trust, whole(share, trust))
     fused = replace(
         now,
-        residual=_fuse_residual(now.residual, carried.residual, gain),
-        residual_colors=cv2.blendLinear(
-            carried.residual_colors, now.residual_colors, share, 1 - share
-        ),
         unrest=unrest,
+        residual=_fuse_residual(now.residual, carried.residual, gain),
+        residual_colors=mix(now.residual_colors, carried.residual_colors, half(gain)),
     )
     if options.input_gain == 0:
         return fused
     # a wrong picture is seen sooner than a wrong residual
-    strict = cv2.pow(trust, _STRICT)
-    strict *= _whole(np.float32(options.input_gain) * noise_share(unrest, still), trust)
-    steadied = steady(now.brightness, carried.steadied, strict)
+    share = np.float32(options.input_gain) * noise_share(unrest, still)
+    gain = cv2.multiply(cv2.pow(trust, _STRICT), whole(share, trust))
+    steadied = steady(now.brightness, carried.steadied, gain)
     tint = cv2.blur(larger(cv2.absdiff(now.colors, carried.colors)[..., 1:]), (3, 3))
     return replace(
         fused,
-        steadied=refine(steadied, now.brightness, _whole(carried.between, trust)),
-        colors=steady(now.colors, carried.colors, half(strict) * noise_share(tint, _TINT * still)),
+        steadied=refine(steadied, fine, carried.between),
+        colors=steady(now.colors, carried.colors, half(gain) * noise_share(tint, _TINT * still)),
     )
 
 
 def _fuse_residual(residual: Plane, moved: Plane, gain: Plane) -> Plane:
     """The formula for r above, for brightness; all (h, w)."""
-    mixed = cv2.blendLinear(moved, residual, gain, 1 - gain)
+    mixed = mix(residual, moved, gain)
     low, fresh_low = cv2.blur(mixed, (3, 3)), cv2.blur(residual, (3, 3))
     cv2.subtract(mixed, low, dst=mixed)
     fine = stretch(cv2.subtract(residual, fresh_low), mixed)
@@ -308,11 +304,6 @@ def _half_box(box: Box) -> Box:
     """Where a box, which begins at even pixels, is in planes of half the size."""
     rows, columns = (slice(s.start // 2, -(-s.stop // 2)) for s in box)
     return rows, columns
-
-
-def _whole(plane: Plane, like: Plane) -> Plane:
-    """(h / 2, w / 2) -> (h, w), the size of another plane."""
-    return cast(Plane, cv2.resize(plane, like.shape[::-1], interpolation=cv2.INTER_LINEAR))
 
 
 def _half_colors(picture: Plane) -> Plane:

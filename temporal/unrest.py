@@ -19,24 +19,20 @@ from typing import Any, cast
 
 import cv2 as typed_cv2
 import numpy as np
-from numpy.typing import NDArray
+
+from splatmend.temporal.planes import Plane, around, detail, half, larger, whole
 
 cv2: Any = typed_cv2  # its stubs lose every shape and dtype on the way
 
 __all__ = [
-    "around",
     "between_pixels",
     "broad",
     "exceeding",
-    "half",
-    "larger",
     "learn",
     "moving_alone",
     "noise_share",
     "without_light",
 ]
-
-Plane = NDArray[np.float32]
 
 _GATE = np.float32(2)
 _MOST = np.float32(8 / 255)  # stronger flicker is not told from change
@@ -50,37 +46,20 @@ _DETAIL = np.float32(1.6)  # and how many times the finest detail
 _LEAST = np.float32(1e-4)
 
 
-def half(plane: Plane) -> Plane:
-    """(h, w, ...) -> (h / 2, w / 2, ...), rounded up."""
-    size = -(-plane.shape[1] // 2), -(-plane.shape[0] // 2)
-    return cast(Plane, cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR))
-
-
-def larger(pair: Plane) -> Plane:
-    """(h, w, 2) -> (h, w): the larger of the two; numpy's `max` over so few is slow."""
-    return np.maximum(pair[..., 0], pair[..., 1])
-
-
-def around(plane: Plane) -> Plane:
-    """Weighted mean of some 5 x 5 pixels of (h, w): one may look alike by chance, all hardly."""
-    return cast(Plane, cv2.GaussianBlur(half(plane), (3, 3), 0))
-
-
 def broad(difference: Plane, weight: Plane) -> Plane:
     """What light and shadow make of a signed difference (h, w) or (h, w, c), the same size.
 
-    Its mean over some 36 x 36 pixels, those that have a weight (h, w).
+    Its mean over some 36 x 36 pixels, those that have a weight (h / 2, w / 2).
     """
-    each = weight if difference.ndim == 2 else cv2.merge([weight] * difference.shape[2])
-    total, count = (cv2.blur(half(half(p)), _BROAD) for p in (cv2.multiply(difference, each), each))
-    mean = total / (count + _FEW)
-    size = difference.shape[1::-1]
-    return cast(Plane, cv2.resize(mean, size, interpolation=cv2.INTER_LINEAR))
+    coarse = half(difference)
+    each = weight if coarse.ndim == 2 else cv2.merge([weight] * coarse.shape[2])
+    total, count = (cv2.blur(half(p), _BROAD) for p in (cv2.multiply(coarse, each), each))
+    return whole(total / (count + _FEW), difference)
 
 
 def without_light(difference: Plane) -> Plane:
     """How large a signed difference (h, w) is around each place, beside what changes broadly."""
-    same = (np.abs(difference) < _MOST_LIGHT).astype(np.float32)
+    same = (np.abs(half(difference)) < _MOST_LIGHT).astype(np.float32)
     return around(cv2.absdiff(difference, broad(difference, same)))
 
 
@@ -98,11 +77,10 @@ def learn(change: Plane, usual: Plane, age: int) -> Plane:
     return usual + share * (seen - usual)
 
 
-def moving_alone(picture: Plane, between: Plane) -> Plane:
-    """What moving alone changes in a brightness (h, w): q of the module; see `between_pixels`."""
-    # twice, so that shading, which moving keeps, does not count
-    fine = cv2.subtract(picture, cv2.blur(picture, (3, 3)))
-    finest = cv2.absdiff(fine, cv2.blur(fine, (3, 3)))
+def moving_alone(fine: Plane, between: Plane) -> Plane:
+    """What moving alone changes where `detail` is (h, w): q of the module; see `between_pixels`."""
+    # once more, so that shading, which moving keeps, does not count
+    finest = np.abs(detail(fine))
     return (around(finest) * _DETAIL + _LEVEL) * between + _LEAST
 
 
