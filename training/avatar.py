@@ -128,10 +128,17 @@ def render_avatar(config: RenderConfig) -> None:
 def claim(folder: Path, settings: Mapping[str, Any], what: str) -> None:
     """Note in a folder with what settings its files are made, or refuse to mix those of two.
 
+    Paths count in full, wherever they are typed; where the folder itself is does not.
+
     Raises:
         InputError: the folder has `what` of other settings.
     """
-    note, text = folder / "settings.json", json.dumps(settings, indent=1, default=str)
+    lasting = {
+        name: value.resolve() if isinstance(value, Path) else value
+        for name, value in settings.items()
+        if name != "out"
+    }
+    note, text = folder / "settings.json", json.dumps(lasting, indent=1, default=str)
     if note.exists() and note.read_text() != text:
         raise InputError(
             f"{folder} has {what} of other settings ({note}): use them again, or another folder"

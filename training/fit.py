@@ -86,7 +86,7 @@ def fit(config: FitConfig) -> Path:
 def _settings(config: FitConfig) -> dict[str, Any]:
     """What every file in `out` depends on."""
     settings = asdict(config)
-    for name in ("out", "lpips_weights", "backend"):
+    for name in ("lpips_weights", "backend"):
         del settings[name]
     stat = config.source.stat()
     return settings | {"file": [stat.st_size, stat.st_mtime_ns]}

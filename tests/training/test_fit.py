@@ -15,7 +15,11 @@ SMALL = ["--frames", "4", "--size", "128", "128", "--steps", "2"]
 
 
 def test_from_a_ply_to_a_judged_adapter(
-    ball: Path, backbones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ball: Path,
+    backbones: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "mine"
     words = [str(ball), str(out), *SMALL, "--lpips-weights", str(backbones)]
@@ -31,6 +35,8 @@ def test_from_a_ply_to_a_judged_adapter(
     made = {p: p.stat().st_mtime_ns for p in out.glob("*/*.png") if p.parent.name != "evaluation"}
     assert len(made) == 8
     weights = load_file(adapter)
+    monkeypatch.chdir(ball.parent)  # the same avatar, typed in another way
+    words = [ball.name, *words[1:]]
     main(words)
     assert {p: p.stat().st_mtime_ns for p in made} == made
     again = load_file(adapter)
