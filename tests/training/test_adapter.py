@@ -51,6 +51,11 @@ def test_an_adapter_learns_one_avatar_and_is_switched_at_load(
     fitted = load_restorer(tiny_checkpoint, device="cpu", adapter=path)
     before, after = ((r(degraded) - clean).abs().mean() for r in (plain, fitted))
     assert after < 0.9 * before
+    # what is fitted may wipe off whatever its avatar has too much of, as it did in training
+    floors = [r.network.config.detail_floor for r in (plain, fitted)]
+    assert floors == [True, False]
+    trained = build_model(config(pairs, tmp_path / "run", tiny_checkpoint))
+    assert not trained.network.config.detail_floor
 
 
 def test_the_file_holds_what_was_trained(pairs: str, tmp_path: Path, tiny_checkpoint: Path) -> None:
