@@ -181,6 +181,8 @@ class TrainConfig:
     def _check_data(self) -> None:
         if not (self.faces or self.manifests or self.pairs):
             raise InputError("nothing to train on: give --faces, --manifests or --pairs")
+        if self.temporal and (not self.faces or self.frames < 2):
+            raise InputError("--temporal needs --faces, and at least 2 --frames")
         singles = self.manifests or self.pairs or self.undamaged
         if self.temporal and singles and not self.still_share:
             raise InputError(
@@ -202,8 +204,6 @@ class TrainConfig:
                 f"holdout must be 0 or at least 2, rank and pool at least 0, "
                 f"got {self.holdout}, {self.rank} and {self.pool}"
             )
-        if self.temporal and (not self.faces or self.frames < 2):
-            raise InputError("--temporal needs --faces, and at least 2 --frames")
         if self.pool and not self.faces:
             raise InputError("--pool needs --faces")
 
