@@ -119,7 +119,8 @@ def report(figures: dict[str, dict[str, float]]) -> str:
     row += f" {errors['alone']:6.2f} {errors['steady']:6.2f}"
     row += f" {errors['steady'] / errors['alone'] - 1:+7.1%}"
     excess = errors["alone"] - errors["true"]
-    spared = (errors["steady"] - errors["alone"]) / excess if excess > 0 else None
+    known = excess > 0.1 * errors["true"]  # a share of next to nothing says nothing
+    spared = (errors["steady"] - errors["alone"]) / excess if known else None
     row += f" {'none' if spared is None else f'{spared:+.0%}':>9}"
     row += (
         f" {steady['lpips'] / alone['lpips'] - 1:+7.1%} {steady['psnr'] - alone['psnr']:+6.2f} dB"
