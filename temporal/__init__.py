@@ -6,6 +6,7 @@ warp        move a picture along backward flow; the package's one definition of 
 validity    where motion may be trusted
 flow        FlowEstimator: OpenCV's DIS, torchvision's RAFT
 stabilizer  one step: a residual fused with the last one
+planes      small steps on float planes: half the size, the finest band, a mix of two
 steady      the picture itself without its flicker
 unrest      what of a change is flicker, what is new, and what moving alone makes
 cuts        where one scene ends
