@@ -89,8 +89,7 @@ def restore_video(arguments: Sequence[str] | None = None) -> int:
         return _fail(error)
     except KeyboardInterrupt as stop:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rest is clean-up
-        how = "the same command with --resume goes on from there"
-        _say(f"restore-video: interrupted; {f'{stop}: {how}' if stop.args else 'nothing is kept'}")
+        _say(f"restore-video: interrupted; {stop}" if stop.args else "restore-video: interrupted")
         return _INTERRUPTED
 
 

@@ -80,6 +80,7 @@ class WorkFolder:
     """
 
     def __init__(self, target: Path, fingerprint: dict[str, Any], *, resume: bool) -> None:
+        self.target = target
         self.path = target.with_name(f".{target.name}.splatmend")
         self.segments: list[Segment] = []
         self.differs: tuple[str, ...] = ()

@@ -157,14 +157,15 @@ def _kept_if_useful(folder: WorkFolder) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not folder.segments:
+        whole = f"{folder.frames} frames are whole" if folder.segments else ""
+        if not whole:
             folder.discard()
-        elif isinstance(error, VideoError):
-            raise type(error)(
-                f"{error}; {folder.frames} frames are whole: add --resume to go on from there"
-            ) from error
-        elif isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(f"{folder.frames} frames are whole") from error
+        if isinstance(error, KeyboardInterrupt):
+            go_on = "the same command with --resume goes on from there"
+            kept = f"{whole}: {go_on}" if whole else f"nothing of {folder.target.name} is kept"
+            raise KeyboardInterrupt(kept) from error
+        if isinstance(error, VideoError) and whole:
+            raise type(error)(f"{error}; {whole}: add --resume to go on from there") from error
         raise
     folder.discard()
 

@@ -150,7 +150,7 @@ def test_ctrl_c_promises_what_is_kept(after, make_clip, copy, tmp_path, monkeypa
     said = capsys.readouterr().err.splitlines()
     kept = target.with_name(".out.mp4.splatmend")
     if after == 3:
-        assert said == ["restore-video: interrupted; nothing is kept"]
+        assert said == ["restore-video: interrupted; nothing of out.mp4 is kept"]
         assert not kept.exists()
     else:
         assert "frames are whole: the same command with --resume goes on from there" in said[0]
