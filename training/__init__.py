@@ -21,8 +21,10 @@ avatar_pairs, coloring  what both share: cameras, damage, colours that show a pi
 
 The loop:
 config, train, run_state  the run as a value, as a loop, and what resumes it (`splatmend train`)
-batches, frame_pool, pair_crops, sequences, recordings  what it draws: crops of degraded portraits
-              or of pairs, clips with exact motion
+batches, pair_crops, sequences, recordings  what it draws: crops of degraded portraits or of pairs,
+              clips with exact motion
+rolling_pool, frame_pool, sequence_pool  the same from larger pieces, each used many times
+shifts        crops seen again whole pixels away: what a network makes of its own grid
 models, turbo_model  what is trained: compact, its adapters, turbo
 objective, losses, dists, adversarial, opponent, identity  the terms of the loss
 validation    what is judged on the way

@@ -25,6 +25,7 @@ from splatmend.training.pair_crops import (
 )
 from splatmend.training.sequence_pool import SequencePool
 from splatmend.training.sequences import draw_sequence_batch
+from splatmend.training.shifts import MOST, draw_shifts
 
 __all__ = [
     "CHANCES",
@@ -94,7 +95,19 @@ def open_data(config: TrainConfig) -> tuple[Draw, Draw | None]:
     draw = partial(draw_pair_batch, train)
     if config.augment:
         draw = partial(_augmented, draw)
+    if config.temporal:
+        _check_room(train, config.crop)
+        draw = partial(draw_shifts, draw, frames=config.frames)
     return draw, partial(draw_pair_batch, held) if held else None
+
+
+def _check_room(pairs: list[Pair], crop: int) -> None:
+    smallest = min(pairs, key=lambda pair: min(pair.size))
+    if min(smallest.size) < crop + MOST:
+        raise InputError(
+            f"{smallest.degraded} has a side of {min(smallest.size)} pixels; --temporal needs "
+            f"{MOST} more than --crop, {crop + MOST}: give larger pictures, or a smaller --crop"
+        )
 
 
 def load_people(folder: Path, split: Split, work: Path) -> list[Portrait]:

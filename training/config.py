@@ -137,12 +137,13 @@ class TrainConfig:
     opponent_rate: float = 1e-4
     """Learning rate of the heads of `loss.adversarial`."""
     temporal: bool = False
-    """Train on sequences: portraits on camera paths, with exact motion and flickering damage."""
+    """Train on sequences with exact motion: `faces` on camera paths, with damage that flickers;
+    `manifests` and `pairs` seen again whole pixels away (training/shifts.py)."""
     frames: int = 3
     """Crops of a sequence; `batch` then counts sequences."""
     still_share: float = 0.0
-    """With `temporal` and `pool`: how many of the sequences are crops of frames that have nothing
-    to do with each other, as without `temporal`: of the same portraits, and of `pairs`."""
+    """With `temporal` and `pool`: how many of the sequences are single frames, of the same
+    portraits and of `pairs`, seen again whole pixels away."""
     self_conditioning: float = 0.5
     """Share of the sequences in which the network meets what it made of the frame before."""
     lpips_weights: Path | None = None
@@ -181,13 +182,13 @@ class TrainConfig:
     def _check_data(self) -> None:
         if not (self.faces or self.manifests or self.pairs):
             raise InputError("nothing to train on: give --faces, --manifests or --pairs")
-        if self.temporal and (not self.faces or self.frames < 2):
-            raise InputError("--temporal needs --faces, and at least 2 --frames")
+        if self.temporal and self.frames < 2:
+            raise InputError(f"--temporal needs at least 2 --frames, got {self.frames}")
         singles = self.manifests or self.pairs or self.undamaged
-        if self.temporal and singles and not self.still_share:
+        if self.temporal and self.faces and singles and not self.still_share:
             raise InputError(
-                "--manifests, --pairs and --undamaged are for single frames, --temporal trains on "
-                "sequences: give --still-share too"
+                "--manifests, --pairs and --undamaged are for single frames, --temporal with "
+                "--faces trains on moving ones: give --still-share too"
             )
         if self.still_share and not (self.temporal and self.pool):
             raise InputError("--still-share needs --temporal and --pool")
@@ -213,7 +214,8 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
     # measured on renders of one avatar (README)
     "adapter": {
         "rank": 16, "max_steps": 1500, "learning_rate": 1e-3, "vgg_side": 128,
-        "loss": {"l1": 0.5, "log_mse": 0.05},
+        "frames": 2, "self_conditioning": 0.0,  # with `temporal`: shifts do not follow in time
+        "loss": {"l1": 0.5, "log_mse": 0.05, "temporal": 8.0},
     },
     # the seed's configuration
     "turbo": {

@@ -45,6 +45,8 @@ class FitConfig(RenderConfig):
     """Share of the Gaussians that the light avatar keeps, the one to be mended."""
     steps: int = 1500
     """Updates of the adapter: 11 minutes on two CPU cores with bfloat16."""
+    temporal: bool = False
+    """Learn texture that moves with the head instead of boiling, somewhat less of it."""
     lpips_weights: Path | None = None
     """Folder with lpips_{vgg,alex}_features.fp16.safetensors; without it they are downloaded."""
     seed: int = 0
@@ -130,6 +132,8 @@ def _training(config: FitConfig, pairs: str) -> TrainConfig:
     return replace(
         preset,
         out=config.out,
+        temporal=config.temporal,
+        batch=preset.batch // preset.frames if config.temporal else preset.batch,
         max_steps=config.steps,
         warmup_steps=min(preset.warmup_steps, config.steps // 2),
         mixed_precision="bf16" if fast else "no",

@@ -13,6 +13,7 @@ from splatmend.training.dataset import Portrait
 from splatmend.training.frame_pool import FramePool
 from splatmend.training.rolling_pool import RollingPool
 from splatmend.training.sequences import draw_sequence_batch, roomy_side
+from splatmend.training.shifts import comes_from_inside, draw_shifts
 
 __all__ = ["SequencePool"]
 
@@ -31,8 +32,7 @@ class SequencePool:
     """Draws what `draw_sequence_batch` draws, for a fraction of the work; see `batches.Draw`.
 
     A pixel that came from beyond its crop is not valid, as if the crop were all there is. A share
-    of the sequences are crops of `stills` that have nothing to do with each other, and of which
-    no pixel is valid: they tell what a frame should look like, sharper than moved stills can.
+    of the sequences are crops of `stills`, seen again whole pixels away (training/shifts.py).
     """
 
     def __init__(
@@ -53,15 +53,16 @@ class SequencePool:
         self, *, seed: int, step: int, batch: int, crop: int, first: int = 0
     ) -> tuple[Tensor, ...]:
         """Sample i is named by (seed, step, first + i)."""
-        picked = self._pool.pick(seed=seed, step=step, batch=batch, crop=crop, first=first)
         cuts = []
-        for index, (sequence, rng) in enumerate(picked, first):
-            if self._stills is not None and rng.random() < self._still_share:
-                crops = self._stills(
-                    seed=seed, step=step, batch=self._count, crop=crop, first=index * self._count
-                )
-                cuts.append((*crops, *_no_motion(self._count - 1, crop)))
+        for index in range(first, first + batch):
+            name = {"seed": seed, "step": step, "first": index, "batch": 1, "crop": crop}
+            # a name of its own, so that no sequence is drawn where none is wanted
+            chance = np.random.default_rng((seed, step, index, 0)).random()
+            if self._stills is not None and chance < self._still_share:
+                still = draw_shifts(self._stills, **name, frames=self._count)
+                cuts.append(tuple(planes[0] for planes in still))
             else:
+                ((sequence, rng),) = self._pool.pick(**name)
                 cuts.append(_cut(sequence, crop, rng))
         return tuple(torch.stack(planes) for planes in zip(*cuts, strict=True))
 
@@ -89,12 +90,4 @@ def _cut(
     if rng.random() < 0.5:
         degraded, clean, flow, valid = (p.flip(-1) for p in (degraded, clean, flow, valid))
         flow = flow * flow.new_tensor((-1, 1)).view(2, 1, 1)
-    line = torch.arange(crop, dtype=flow.dtype)
-    source = flow + torch.stack(torch.meshgrid(line, line, indexing="xy"))
-    inside = ((source >= 0) & (source <= crop - 1)).all(1, keepdim=True)
-    return degraded, clean, flow, valid & inside
-
-
-def _no_motion(steps: int, crop: int) -> tuple[Tensor, Tensor]:
-    """Flow and validity where nothing is known to have moved."""
-    return torch.zeros(steps, 2, crop, crop), torch.zeros(steps, 1, crop, crop, dtype=torch.bool)
+    return degraded, clean, flow, valid & comes_from_inside(flow)

@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from splatmend.core import InputError, load_restorer
+from splatmend.training.config import TrainConfig
 from splatmend.training.fit import FitConfig, fit, main
 from splatmend.training.ply import read_ply, write_ply
 
@@ -43,6 +44,26 @@ def test_from_a_ply_to_a_judged_adapter(
     assert all(again[name].equal(weight) for name, weight in weights.items())
     with pytest.raises(InputError, match="a fit of other settings"):
         main([*words, "--keep", "0.5"])
+
+
+def test_texture_can_be_told_to_stay_in_its_place(
+    ball: Path, backbones: Path, tmp_path: Path
+) -> None:
+    """As many crops an update as without, each of them seen twice."""
+    config = FitConfig(
+        ball, tmp_path / "mine", frames=4, size=(192, 192), steps=2, temporal=True,
+        lpips_weights=backbones,
+    )  # fmt: skip
+    load_restorer("compact", device="cpu", adapter=fit(config))
+    log = (tmp_path / "mine" / "log.jsonl").read_text()
+    rows = [json.loads(line) for line in log.splitlines()]
+    assert len(rows) == 2
+    assert all(row["temporal"] > 0 for row in rows)
+    settings = json.loads((tmp_path / "mine" / "config.json").read_text())
+    assert settings["batch"] * settings["frames"] == TrainConfig(pairs=("a:b",)).batch
+    assert settings["self_conditioning"] == 0
+    with pytest.raises(InputError, match="a fit of other settings"):
+        fit(replace(config, temporal=False))
 
 
 def test_a_missing_avatar_leaves_nothing(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from splatmend.training import sequence_pool
 from splatmend.training.dataset import Portrait
 from splatmend.training.frame_pool import FramePool
 from splatmend.training.sequence_pool import SequencePool
+from splatmend.training.shifts import draw_shifts
 
 CROP = 32
 
@@ -17,6 +18,20 @@ CROP = 32
 @pytest.fixture
 def portraits(face: np.ndarray) -> list[Portrait]:
     return [Portrait("a", face, 1.0), Portrait("b", np.roll(face, 9, 1), 1.0)]
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of the sequences that were drawn."""
+    made: list[int] = []
+    draw = sequence_pool.draw_sequence_batch
+
+    def counted(chosen: list[Portrait], *, step: int, **options: int) -> tuple[Tensor, ...]:
+        made.append(step)
+        return draw(chosen, step=step, **options)
+
+    monkeypatch.setattr(sequence_pool, "draw_sequence_batch", counted)
+    return made
 
 
 def cut(portraits: list[Portrait], step: int = 0, **options: int) -> tuple[Tensor, ...]:
@@ -44,17 +59,7 @@ def test_a_crop_is_named_by_seed_step_and_index(portraits: list[Portrait]) -> No
     assert not torch.equal(fresh[0], cut(portraits, 3, seed=1)[0])
 
 
-def test_a_sequence_is_drawn_once_and_goes(
-    portraits: list[Portrait], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[int] = []
-    draw = sequence_pool.draw_sequence_batch
-
-    def counted(chosen: list[Portrait], *, step: int, **options: int) -> tuple[Tensor, ...]:
-        made.append(step)
-        return draw(chosen, step=step, **options)
-
-    monkeypatch.setattr(sequence_pool, "draw_sequence_batch", counted)
+def test_a_sequence_is_drawn_once_and_goes(portraits: list[Portrait], made: list[int]) -> None:
     pool = SequencePool(portraits, frames=2, size=3, renew=2)
     for step in range(10):
         pool(seed=0, step=step, batch=8, crop=CROP)
@@ -80,8 +85,8 @@ def test_the_motion_of_a_window_is_its_own(portraits: list[Portrait]) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_some_sequences_are_stills_of_which_no_motion_is_known(
-    portraits: list[Portrait], share: float
+def test_some_sequences_are_stills(
+    portraits: list[Portrait], share: float, made: list[int]
 ) -> None:
     stills = FramePool(portraits, size=4, renew=2)
     pool = SequencePool(portraits, frames=2, size=4, renew=2, stills=stills, still_share=share)
@@ -90,11 +95,10 @@ def test_some_sequences_are_stills_of_which_no_motion_is_known(
         degraded, clean, flow, valid = pool(seed=0, step=step, batch=4, crop=CROP)
         assert temporal_loss(degraded, clean, flow, valid).isfinite().all()
         for index in range(4):
-            if valid[index].any():
-                continue
-            found += 1
-            assert not flow[index].any()
-            crops = stills(seed=0, step=step, batch=2, crop=CROP, first=2 * index)
-            assert torch.equal(degraded[index], crops[0])
-            assert torch.equal(clean[index], crops[1])
+            still = draw_shifts(
+                stills, seed=0, step=step, batch=1, crop=CROP, frames=2, first=index
+            )
+            planes = (degraded, clean, flow, valid)
+            found += all(torch.equal(a[index], b[0]) for a, b in zip(planes, still, strict=True))
     assert abs(found / 40 - share) < 0.25
+    assert bool(made) == (share < 1)
