@@ -96,12 +96,12 @@ def open_data(config: TrainConfig) -> tuple[Draw, Draw | None]:
     if config.augment:
         draw = partial(_augmented, draw)
     if config.temporal:
-        _check_room(train, config.crop)
+        _check_sides(train, config.crop)
         draw = partial(draw_shifts, draw, frames=config.frames)
     return draw, partial(draw_pair_batch, held) if held else None
 
 
-def _check_room(pairs: list[Pair], crop: int) -> None:
+def _check_sides(pairs: list[Pair], crop: int) -> None:
     smallest = min(pairs, key=lambda pair: min(pair.size))
     if min(smallest.size) < crop + MOST:
         raise InputError(
