@@ -89,8 +89,10 @@ def write_video(
     return warnings
 
 
-def write_pictures(clip: Clip, folder: WorkFolder, target: Path) -> None:
+def write_pictures(clip: Clip, folder: WorkFolder, target: Path) -> int:
     """Turn each packet into a file: `target` itself, a numbered pattern, or a folder.
+
+    Returns the bytes written.
 
     Raises:
         VideoOutputError: a file cannot be written.
@@ -102,8 +104,10 @@ def write_pictures(clip: Clip, folder: WorkFolder, target: Path) -> None:
         place, name = (target, "%06d.png") if whole_folder else (target.parent, target.name)
         numbered = clip.kind != "picture" or whole_folder
         names: list[str] = []
+        size = 0
         for packet in _packets(folder):
             assert packet.pts is not None
+            size += packet.size
             # sequences keep their numbers, also past pictures that could not be read
             step = packet.pts if clip.kind == "sequence" else len(names)
             names.append(fill_number(name, clip.first_number + step) if numbered else name)
@@ -111,6 +115,7 @@ def write_pictures(clip: Clip, folder: WorkFolder, target: Path) -> None:
         place.mkdir(exist_ok=True)
         for finished in names:
             (drafts / finished).replace(place / finished)
+        return size
 
 
 def _packets(folder: WorkFolder) -> Iterator[Packet[Any]]:

@@ -138,7 +138,7 @@ def restore_video(
     reader = ClipReader(job.clip, start=options.start, duration=options.duration, skip=resumed)
     with _kept_if_useful(folder):
         _restore_rest(job, reader, folder, progress)
-        warnings = _finish(job, reader, folder)
+        size, warnings = _finish(job, reader, folder)
     if reader.damage:
         raise DamagedInputError(_describe_damage(job, reader, folder.frames))
     return VideoSummary(
@@ -146,7 +146,7 @@ def restore_video(
         frames=folder.frames,
         resumed=resumed,
         seconds=time.monotonic() - began,
-        bytes=_size_of(job.target),
+        bytes=size,
         warnings=(*job.encoding.notes, *warnings),
     )
 
@@ -308,8 +308,8 @@ def _restore_rest(
     )
 
 
-def _finish(job: _Job, reader: ClipReader, folder: WorkFolder) -> list[str]:
-    """Put the segments together under the final name."""
+def _finish(job: _Job, reader: ClipReader, folder: WorkFolder) -> tuple[int, list[str]]:
+    """Put the segments together under the final name; the bytes written, and warnings."""
     if not folder.segments:
         if job.options.start:
             raise VideoInputError(f"{job.clip.source} has no frame from {job.options.start} s on")
@@ -319,17 +319,18 @@ def _finish(job: _Job, reader: ClipReader, folder: WorkFolder) -> list[str]:
         differs = ", ".join(folder.differs)
         warnings.append(f"the earlier run could not be taken up: other {differs}")
     if job.encoding.container is None:
-        write_pictures(job.clip, folder, job.target)
+        size = write_pictures(job.clip, folder, job.target)
         if job.clip.display_matrix:
             warnings.append("the source's rotation is left out: pictures are written as coded")
-        return warnings + list(job.clip.other_streams)
+        return size, warnings + list(job.clip.other_streams)
     end = None
     if job.options.duration is not None:
         end = job.clip.start + job.options.start + job.options.duration
     window = Window(reader.origin, end, trimmed=bool(job.options.start))
-    return warnings + write_video(
+    warnings += write_video(
         job.clip, job.encoding, folder, job.target, window, reader.last_duration
     )
+    return job.target.stat().st_size, warnings
 
 
 def _on_matte(frame: Frame, matte: tuple[float, float, float]) -> Frame:
@@ -365,9 +366,3 @@ def _describe_damage(job: _Job, reader: ClipReader, frames: int) -> str:
         f"{job.clip.source} is damaged: {'; '.join(parts)}; what could be read is in "
         f"{job.target}: {frames} frames"
     )
-
-
-def _size_of(target: Path) -> int:
-    if target.is_dir():
-        return sum(p.stat().st_size for p in target.iterdir() if p.is_file())
-    return target.stat().st_size if target.exists() else 0

@@ -68,6 +68,14 @@ def test_video_becomes_a_folder_of_pictures(make_clip, copy, tmp_path):
     assert summary.bytes == sum(p.stat().st_size for p in target.iterdir())
 
 
+def test_only_what_was_written_is_counted(write_sequence, copy, tmp_path):
+    source, target = write_sequence("%03d.png"), tmp_path / "out"
+    target.mkdir()
+    (target / "of_yesterday.png").write_bytes(bytes(1000))
+    summary = restore_video(source, target / "mended_%02d.png", copy, PLAIN)
+    assert summary.bytes == sum(p.stat().st_size for p in target.glob("mended_*"))
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".bmp"])
 def test_single_picture(suffix, write_sequence, copy, tmp_path):
     source = write_sequence("face%d%%.png", count=1) / "face1%.png"
