@@ -86,6 +86,21 @@ def test_beyond_the_knee_lpips_counts_by_its_logarithm(backbones: Path, tmp_path
     assert bent == pytest.approx(knee * math.log((heavy + knee) / (light + knee)), rel=1e-4)
 
 
+def test_alexnet_looks_from_every_pixel_of_its_grid(backbones: Path, tmp_path: Path) -> None:
+    """On 16 steps of four pixels, a lattice that pleases one of them is seen by the others."""
+    objective = Objective(config(tmp_path, tmp_path, {"lpips_alex": 1.0}, lpips_weights=backbones))
+    clean = torch.rand(1, 3, 64, 64)
+    lattice = clean.clone()
+    lattice[..., ::4, ::4] += 0.2
+    batch = Batch(clean, clean, torch.ones(1, 8))
+
+    def seen(step: int) -> float:
+        return objective(lattice, batch, step)["lpips_alex"].item()
+
+    assert len({seen(step) for step in range(8)}) == 8
+    assert seen(3) == seen(3)
+
+
 def test_terms_without_weight_load_nothing(tmp_path: Path) -> None:
     objective = Objective(config(tmp_path, tmp_path, {"l1": 1.0}))
     assert not list(objective.parameters())
