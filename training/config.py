@@ -43,6 +43,9 @@ class LossWeights:
     """Hinge loss of small heads on frozen VGG features (training/adversarial.py)."""
     temporal: float = 4.0
     """With `temporal` only: change of the error along the exact motion (temporal/loss.py)."""
+    shift_mean: float = 0.0
+    """With `temporal` on shifts: L1 to the mean of what `teacher` answers to all crops of a
+    sequence (training/shift_mean.py)."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,8 @@ class TrainConfig:
     """Side in pixels of the window of a crop that goes through VGG."""
     identity_model: Path | None = None
     """TorchScript of a face embedder, (n, 3, h, w) in [0, 1] to (n, d), for `loss.identity`."""
+    teacher: Path | None = None
+    """Checkpoint of compact for `loss.shift_mean`; None is the one in the package."""
     opponent_rate: float = 1e-4
     """Learning rate of the heads of `loss.adversarial`."""
     temporal: bool = False
@@ -160,6 +165,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._check_data()
+        self._check_sequences()
         if self.rank and self.base != "compact":
             raise InputError("--rank is compact's: turbo has --turbo.rank-unet and rank-vae")
         if self.crop % 32 or self.crop < self.vgg_side:
@@ -182,16 +188,6 @@ class TrainConfig:
     def _check_data(self) -> None:
         if not (self.faces or self.manifests or self.pairs):
             raise InputError("nothing to train on: give --faces, --manifests or --pairs")
-        if self.temporal and self.frames < 2:
-            raise InputError(f"--temporal needs at least 2 --frames, got {self.frames}")
-        singles = self.manifests or self.pairs or self.undamaged
-        if self.temporal and self.faces and singles and not self.still_share:
-            raise InputError(
-                "--manifests, --pairs and --undamaged are for single frames, --temporal with "
-                "--faces trains on moving ones: give --still-share too"
-            )
-        if self.still_share and not (self.temporal and self.pool):
-            raise InputError("--still-share needs --temporal and --pool")
         if self.faces and (self.manifests or self.pairs) and not self.pool:
             raise InputError(
                 "train on --faces or on --manifests and --pairs; on both together with --pool"
@@ -207,6 +203,26 @@ class TrainConfig:
             )
         if self.pool and not self.faces:
             raise InputError("--pool needs --faces")
+
+    def _check_sequences(self) -> None:
+        if self.temporal and self.frames < 2:
+            raise InputError(f"--temporal needs at least 2 --frames, got {self.frames}")
+        singles = self.manifests or self.pairs or self.undamaged
+        if self.temporal and self.faces and singles and not self.still_share:
+            raise InputError(
+                "--manifests, --pairs and --undamaged are for single frames, --temporal with "
+                "--faces trains on moving ones: give --still-share too"
+            )
+        if self.still_share and not (self.temporal and self.pool):
+            raise InputError("--still-share needs --temporal and --pool")
+        shifts = self.temporal and (not self.faces or self.still_share == 1)
+        if self.loss.shift_mean and (not shifts or self.self_conditioning):
+            raise InputError(
+                "loss.shift_mean needs --temporal on shifts alone: no --faces, or --still-share 1; "
+                "and --self-conditioning 0"
+            )
+        if self.loss.shift_mean and (self.rank or self.base != "compact"):
+            raise InputError("loss.shift_mean is for compact itself, without --rank")
 
 
 PRESETS: Mapping[Preset, Mapping[str, Any]] = {

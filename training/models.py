@@ -26,7 +26,7 @@ from splatmend.core.errors import CheckpointError
 from splatmend.core.lora import split_state
 from splatmend.training.config import TrainConfig
 
-__all__ = ["CompactModel", "Model", "build_model"]
+__all__ = ["CompactModel", "Model", "build_model", "frozen_compact"]
 
 _ADAPTER = "default"  # peft's name for the only one
 _TARGETS = r"stem|head|gain|(down|up)\.\d+|.*\.conv[12]"
@@ -92,24 +92,40 @@ class CompactModel(nn.Module):
             save_checkpoint(path, header, weights, dtype=torch.float16)
 
 
+def frozen_compact(path: Path | None = None) -> Compact:
+    """The network of a checkpoint, or of the one in the package, without gradients.
+
+    Raises:
+        CheckpointError: the file cannot be read or holds something else.
+    """
+    shape, weights = _load(path, "--teacher")
+    network = Compact(shape)
+    network.load_state_dict(weights)
+    return network.requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
+
+
 def _compact(config: TrainConfig) -> tuple[Compact, Weights]:
     """The network, and with a rank the weights below the adapter as their file has them."""
     if config.init is None and not config.rank:
         return Compact(CompactConfig()), {}
-    if config.init is not None:
-        header, weights = load_checkpoint(config.init)
-    else:
-        with as_file(files("splatmend.core") / "compact.safetensors") as path:
-            header, weights = load_checkpoint(path)
-    if header.architecture != "compact":
-        raise CheckpointError(
-            f"{config.init} holds a {header.architecture!r}: --init takes a checkpoint of compact"
-        )
-    shape = config_from_json(CompactConfig, header.config)
+    shape, weights = _load(config.init, "--init")
     # as `load_restorer` runs it
     network = Compact(replace(shape, detail_floor=False) if config.rank else shape)
     network.load_state_dict(weights)
     return network, weights if config.rank else {}
+
+
+def _load(path: Path | None, option: str) -> tuple[CompactConfig, Weights]:
+    if path is not None:
+        header, weights = load_checkpoint(path)
+    else:
+        with as_file(files("splatmend.core") / "compact.safetensors") as embedded:
+            header, weights = load_checkpoint(embedded)
+    if header.architecture != "compact":
+        raise CheckpointError(
+            f"{path} holds a {header.architecture!r}: {option} takes a checkpoint of compact"
+        )
+    return config_from_json(CompactConfig, header.config), weights
 
 
 def _add_lora(network: Compact, rank: int) -> None:

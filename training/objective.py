@@ -11,7 +11,9 @@ from splatmend.training.config import TrainConfig
 from splatmend.training.dists import DistsLoss, find_dists_weights
 from splatmend.training.identity import IdentityLoss, load_embedder
 from splatmend.training.losses import gram_distance, log_mse
+from splatmend.training.models import frozen_compact
 from splatmend.training.opponent import Opponent
+from splatmend.training.shift_mean import shift_mean_loss
 
 __all__ = ["Objective"]
 
@@ -37,6 +39,7 @@ class Objective(nn.Module):
         on_vgg = (weights.lpips_vgg, weights.gram, weights.dists, weights.adversarial)
         self.alex = load_lpips("alex", folder, device) if weights.lpips_alex else None
         self.vgg = load_lpips("vgg", folder, device) if any(on_vgg) else None
+        self.teacher = frozen_compact(config.teacher).to(device) if weights.shift_mean else None
         self.dists = self.identity = self.opponent = None
         if weights.dists and self.vgg is not None:
             self.dists = DistsLoss(self.vgg, find_dists_weights(folder))
@@ -81,6 +84,11 @@ class Objective(nn.Module):
         if self.weights.temporal:
             clips = (batch.as_clips(restored), batch.as_clips(batch.clean))
             terms["temporal"] = temporal_loss(*clips, batch.flow, batch.valid).mean()
+        if self.teacher is not None:
+            with torch.no_grad(), self._precision(restored):
+                taught = self.teacher(batch.degraded).float()
+            ours = batch.as_clips(restored - batch.degraded)
+            terms["shift_mean"] = shift_mean_loss(ours, batch.as_clips(taught), batch.flow).mean()
         return terms
 
     def _bent(self, distance: Tensor) -> Tensor:

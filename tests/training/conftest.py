@@ -32,6 +32,15 @@ def portraits_folder(tmp_path: Path, face: np.ndarray) -> Path:
 
 
 @pytest.fixture
+def pair_folders(tmp_path: Path, face: np.ndarray) -> str:
+    """One pair of 256 x 256 pixels, as `--pairs` names it."""
+    for name, picture in (("thin", cv2.blur(face, (5, 5))), ("whole", face)):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "0.png"), picture)
+    return f"{tmp_path / 'thin'}:{tmp_path / 'whole'}"
+
+
+@pytest.fixture
 def plate(tmp_path: Path) -> Path:
     """A translucent grey plate that faces +z, 0.36 wide, in two layers."""
     line = torch.linspace(-0.18, 0.18, 60)

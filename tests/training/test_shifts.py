@@ -1,9 +1,7 @@
 """The same crop, seen again whole pixels away."""
 
 from functools import partial
-from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -76,22 +74,13 @@ def test_what_hangs_on_a_grid_costs_and_what_moves_along_does_not() -> None:
     assert temporal_loss(on_grid, clean, flow, valid).mean() > 0.02
 
 
-@pytest.fixture
-def folders(tmp_path: Path, face: np.ndarray) -> str:
-    """One pair of 256 x 256 pixels, as `--pairs` names it."""
-    for name, picture in (("thin", cv2.blur(face, (5, 5))), ("whole", face)):
-        (tmp_path / name).mkdir()
-        cv2.imwrite(str(tmp_path / name / "0.png"), picture)
-    return f"{tmp_path / 'thin'}:{tmp_path / 'whole'}"
-
-
 @pytest.mark.parametrize("augment", [False, True])
-def test_pairs_alone_are_trained_on_as_shifts(folders: str, augment: bool) -> None:
-    config = TrainConfig(pairs=(folders,), temporal=True, frames=2, augment=augment)
+def test_pairs_alone_are_trained_on_as_shifts(pair_folders: str, augment: bool) -> None:
+    config = TrainConfig(pairs=(pair_folders,), temporal=True, frames=2, augment=augment)
     opened, _ = open_data(config)
     name = {"seed": 0, "step": 1, "batch": 2, "crop": CROP}
     degraded, clean, flow, valid = opened(**name)
-    pairs = partial(draw_pair_batch, folder_poses(folders, "train", holdout=0))
+    pairs = partial(draw_pair_batch, folder_poses(pair_folders, "train", holdout=0))
     expected = draw_shifts(pairs, **name, frames=2)
     assert all(torch.equal(a, b) for a, b in zip((clean, flow, valid), expected[1:], strict=True))
     assert torch.equal(degraded, expected[0]) != augment
@@ -99,8 +88,8 @@ def test_pairs_alone_are_trained_on_as_shifts(folders: str, augment: bool) -> No
     assert (temporal_difference(degraded, flow).abs() * valid).amax() < 1e-4
 
 
-def test_pictures_without_room_for_shifts_are_refused_at_once(folders: str) -> None:
-    open_data(TrainConfig(pairs=(folders,), crop=224, temporal=True))
-    open_data(TrainConfig(pairs=(folders,), crop=256))
+def test_pictures_without_room_for_shifts_are_refused_at_once(pair_folders: str) -> None:
+    open_data(TrainConfig(pairs=(pair_folders,), crop=224, temporal=True))
+    open_data(TrainConfig(pairs=(pair_folders,), crop=256))
     with pytest.raises(InputError, match=r"side of 256 pixels; --temporal needs .* 288: give"):
-        open_data(TrainConfig(pairs=(folders,), crop=256, temporal=True))
+        open_data(TrainConfig(pairs=(pair_folders,), crop=256, temporal=True))
