@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from splatmend.core import InputError
+from splatmend.training.shifts import EDGE
 
 __all__ = ["shift_mean", "shift_mean_loss"]
 
-_EDGE = 8  # pixels of a crop where a network sees the border more than the picture
 _NEAR = 9  # side in pixels of the square over which energy is taken
 
 
@@ -70,9 +70,9 @@ def _mean(residuals: Tensor, places: list[list[int]]) -> tuple[Tensor, Tensor]:
     right, bottom = (max(along) for along in zip(*places, strict=True))
     sums = residuals.new_zeros(5, bottom + height, right + width)
     counted = torch.cat((residuals, _energy(residuals), torch.ones_like(residuals[:, :1])), 1)
-    inner = counted[..., _EDGE:-_EDGE, _EDGE:-_EDGE]
+    inner = counted[..., EDGE:-EDGE, EDGE:-EDGE]
     for (x, y), part in zip(places, inner, strict=True):
-        sums[:, y + _EDGE : y + height - _EDGE, x + _EDGE : x + width - _EDGE] += part
+        sums[:, y + EDGE : y + height - EDGE, x + EDGE : x + width - EDGE] += part
     count = sums[4:]
     means = sums[:4] / count.clamp(min=1)
     # the bound keeps answers that have nothing in common from becoming loud noise

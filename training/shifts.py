@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["MOST", "comes_from_inside", "draw_shifts"]
+__all__ = ["EDGE", "MOST", "comes_from_inside", "draw_shifts"]
 
 MOST = 32
 """Pixels between two crops, at most: every phase of compact's grid is met."""
-_EDGE = 8  # pixels of a crop where a network sees the border more than the picture
+EDGE = 8
+"""Pixels of a crop where a network sees the border more than the picture."""
 
 
 def draw_shifts(
@@ -50,7 +51,7 @@ def draw_shifts(
     )
     motion = np.diff(np.stack(corners), axis=1)[..., ::-1].copy()  # rows, columns -> x, y
     flow = torch.from_numpy(motion).float()[..., None, None].expand(-1, -1, -1, crop, crop)
-    return degraded, clean, flow, comes_from_inside(flow, _EDGE)
+    return degraded, clean, flow, comes_from_inside(flow, EDGE)
 
 
 def _windows(picture: Tensor, corners: NDArray[np.int64], crop: int) -> Tensor:

@@ -86,8 +86,8 @@ def test_beyond_the_knee_lpips_counts_by_its_logarithm(backbones: Path, tmp_path
     assert bent == pytest.approx(knee * math.log((heavy + knee) / (light + knee)), rel=1e-4)
 
 
-def test_alexnet_looks_from_every_pixel_of_its_grid(backbones: Path, tmp_path: Path) -> None:
-    """On 16 steps of four pixels, a lattice that pleases one of them is seen by the others."""
+def test_alexnet_looks_from_other_pixels_at_every_update(backbones: Path, tmp_path: Path) -> None:
+    """The same lattice costs something else from elsewhere: none pleases everywhere."""
     objective = Objective(config(tmp_path, tmp_path, {"lpips_alex": 1.0}, lpips_weights=backbones))
     clean = torch.rand(1, 3, 64, 64)
     lattice = clean.clone()
