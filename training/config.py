@@ -223,6 +223,8 @@ class TrainConfig:
             )
         if self.loss.shift_mean and (self.rank or self.base != "compact"):
             raise InputError("loss.shift_mean is for compact itself, without --rank")
+        if self.teacher is not None and not self.loss.shift_mean:
+            raise InputError("--teacher is for --loss.shift-mean, which is 0: give it a weight")
 
 
 PRESETS: Mapping[Preset, Mapping[str, Any]] = {

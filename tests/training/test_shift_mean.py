@@ -97,6 +97,7 @@ def test_other_motion_is_refused(moved, motion) -> None:
         ({"self_conditioning": 0.5}, "--self-conditioning 0"),
         ({"faces": (Path(),), "pool": 4, "still_share": 0.5}, "--still-share 1"),
         ({"rank": 4}, "without --rank"),
+        ({"loss": LossWeights(), "teacher": Path()}, "--teacher is for --loss.shift-mean"),
     ],
 )
 def test_settings_that_do_not_fit(changes, message) -> None:
