@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from splatmend.core import CheckpointError
+from splatmend.temporal.feature_math import square_distance, unit_length
 
-__all__ = ["Backbone", "Lpips", "Perceptual", "load_lpips", "unit_length"]
+__all__ = ["Backbone", "Lpips", "Perceptual", "load_lpips"]
 
 Backbone = Literal["vgg", "alex"]
 
@@ -78,25 +79,20 @@ class Lpips(nn.Module):
         return [layer for layer in self.lpips.net.modules() if isinstance(layer, nn.Conv2d)]
 
     def features(self, rgb: Tensor) -> list[Tensor]:
-        """The backbone's activations after each of its five stages."""
-        return list(self.lpips.net(self.normalized(rgb)))
+        """The backbone's activations after each of its five stages, of length 1 in each pixel."""
+        return [unit_length(level) for level in self.lpips.net(self.normalized(rgb))]
 
     def distance(self, ours: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
         """LPIPS from two sets of `features` -> (n,)."""
-        total = ours[0].new_zeros(len(ours[0]))
-        for level, (a, b) in enumerate(zip(ours, target, strict=True)):
-            difference = (unit_length(a) - unit_length(b)) ** 2
-            total = total + self.lpips.lins[level](difference).mean((1, 2, 3))
-        return total
+        levels = [
+            square_distance(a, b, linear.model[-1].weight.flatten())
+            for a, b, linear in zip(ours, target, self.lpips.lins, strict=True)
+        ]
+        return torch.stack(levels).sum(0)
 
     def forward(self, ours: Tensor, target: Tensor) -> Tensor:
         """LPIPS of two batches -> (n,)."""
         return self.distance(self.features(ours), self.features(target))
-
-
-def unit_length(x: Tensor) -> Tensor:
-    """Features of length 1 in each pixel, as lpips.normalize_tensor."""
-    return x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)
 
 
 def load_lpips(

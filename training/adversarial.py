@@ -97,8 +97,7 @@ class Adversary:
 
     def _features(self, rgb: Tensor) -> list[Tensor]:
         """Mean square 1 in each pixel: no level is ahead, and heads of norm 1 reach the margin."""
-        levels = self.vgg.features(rgb)[_LEVELS]
-        return [F.normalize(level, dim=1) * level.shape[1] ** 0.5 for level in levels]
+        return [level * level.shape[1] ** 0.5 for level in self.vgg.features(rgb)[_LEVELS]]
 
 
 def _mean_of_levels(scores: Sequence[Tensor]) -> Tensor:

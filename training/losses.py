@@ -6,7 +6,7 @@ Gram: Gatys et al. 2016, "Image Style Transfer Using CNNs", here per sample.
 import torch
 from torch import Tensor
 
-from splatmend.temporal.perceptual import unit_length
+from splatmend.temporal.feature_math import gram
 
 __all__ = ["gram_distance", "log_mse"]
 
@@ -25,11 +25,8 @@ def gram_distance(ours: list[Tensor], target: list[Tensor]) -> Tensor:
 
     G = F F^T / (h w) over features of unit length, so that no layer drowns the others.
     """
-    terms = []
-    for a, b in zip(ours, target, strict=True):
-        ga, gb = (
-            torch.einsum("nchw,ndhw->ncd", x, x) / x[0, 0].numel()
-            for x in (unit_length(a), unit_length(b))
-        )
-        terms.append((ga - gb).square().sum((1, 2)).add(1e-8).sqrt())
+    terms = [
+        (gram(a) - gram(b)).square().sum((1, 2)).add(1e-8).sqrt()
+        for a, b in zip(ours, target, strict=True)
+    ]
     return torch.stack(terms).mean(0)

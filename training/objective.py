@@ -114,7 +114,7 @@ class Objective(nn.Module):
         def features(rgb: Tensor) -> list[Tensor]:
             rgb = rgb.contiguous(memory_format=torch.channels_last)
             with self._precision(rgb):
-                return [level.float() for level in backbone.features(rgb)]
+                return backbone.features(rgb)
 
         ours = features(restored)
         with torch.no_grad():
