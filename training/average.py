@@ -1,0 +1,102 @@
+"""`splatmend average`: one set of weights from several runs of compact.
+
+Runs that began with the same weights end near one another, and their mean mostly does better than
+each of them (Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima"; Wortsman et al. 2022,
+"Model soups"). Judge it on validation people: runs that share no beginning have no mean of any use.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor
+
+from splatmend.core.adapter import fingerprint
+from splatmend.core.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
+from splatmend.core.errors import CheckpointError, InputError
+
+__all__ = ["AverageConfig", "average", "main"]
+
+_ARCHITECTURE = "compact"
+_ANSWER = ("head.", "gain.")  # the layers of core/compact.py that write the residual
+
+
+@dataclass(frozen=True)
+class AverageConfig:
+    """What to average into what."""
+
+    checkpoints: tyro.conf.Positional[tuple[Path, ...]]
+    """Two or more of compact, of one shape, such as `splatmend train` leaves."""
+    out: Path
+    """A new file; one that exists is never replaced."""
+    shares: tuple[float, ...] = ()
+    """How much of each, in their order, above 0; divided by their sum. Without any, alike."""
+    gain: float = 1.0
+    """What the answer is multiplied with: averages draw with more restraint than their parts."""
+
+    def __post_init__(self) -> None:
+        if len(self.checkpoints) < 2:
+            raise InputError(f"give two checkpoints or more, got {len(self.checkpoints)}")
+        if self.shares and len(self.shares) != len(self.checkpoints):
+            raise InputError(
+                f"{len(self.shares)} shares for {len(self.checkpoints)} checkpoints: one for each"
+            )
+        for name, value in (*(("a share", share) for share in self.shares), ("gain", self.gain)):
+            if not (isfinite(value) and value > 0):
+                raise InputError(f"{name} must be a number above 0, got {value}")
+        if self.out.exists():
+            raise InputError(f"{self.out} exists: give --out a new name")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`splatmend average A B ... --out C`; errors are the caller's to report."""
+    config = tyro.cli(AverageConfig, args=arguments, prog="splatmend average", description=__doc__)
+    average(config)
+    sys.stdout.write(f"{config.out}: see `splatmend evaluate --restorers compact {config.out}`\n")
+
+
+def average(config: AverageConfig) -> None:
+    """Write the average, in float16 as every checkpoint of compact; its notes name the parts.
+
+    Raises:
+        CheckpointError: one cannot be read, is not of compact, is of another shape than the first,
+            or holds what is no number.
+    """
+    shares = config.shares or (1.0,) * len(config.checkpoints)
+    shares = tuple(share / sum(shares) for share in shares)
+    first, total = load_checkpoint(config.checkpoints[0])
+    total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in total.items()}
+    parts = []
+    for path, share in zip(config.checkpoints, shares, strict=True):
+        header, weights = load_checkpoint(path)
+        _check(path, header, weights)
+        if header.config != first.config or _sizes(weights) != _sizes(total):
+            raise CheckpointError(
+                f"{path} is of another shape than {config.checkpoints[0]}: give runs of one network"
+            )
+        for name, value in weights.items():
+            total[name] += share * value
+        parts.append({"name": path.name, "fingerprint": fingerprint(weights), "share": share})
+    for name in total:
+        if name.startswith(_ANSWER):
+            total[name] *= config.gain
+    notes = {"average_of": parts, "gain": config.gain}
+    header = CheckpointHeader(_ARCHITECTURE, first.config, notes)
+    save_checkpoint(config.out, header, total, dtype=torch.float16)
+
+
+def _check(path: Path, header: CheckpointHeader, weights: Mapping[str, Tensor]) -> None:
+    if header.architecture != _ARCHITECTURE:
+        raise CheckpointError(
+            f"{path} holds a {header.architecture!r}: only checkpoints of compact can be averaged"
+        )
+    if bad := [name for name, value in weights.items() if not value.isfinite().all()]:
+        raise CheckpointError(f"{path} has infinite or missing numbers in {bad[0]}: leave it out")
+
+
+def _sizes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in weights.items()}
