@@ -32,7 +32,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("fitted"))
     parser.add_argument("--lpips-weights", type=Path)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=FitConfig.steps)
     parser.add_argument("--frames", type=int, default=20, help="views, half of them to judge by")
     parser.add_argument("--side", type=int, default=512, help="pixels of a view's side")
     arguments = parser.parse_args()

@@ -231,7 +231,7 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
     "compact": {},
     # measured on renders of one avatar (README)
     "adapter": {
-        "rank": 16, "max_steps": 1500, "learning_rate": 1e-3, "vgg_side": 128,
+        "rank": 16, "max_steps": 1300, "learning_rate": 1e-3, "vgg_side": 128,
         "frames": 2, "self_conditioning": 0.0,  # with `temporal`: shifts do not follow in time
         "loss": {"l1": 0.5, "log_mse": 0.05, "temporal": 8.0},
     },

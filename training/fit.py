@@ -43,8 +43,8 @@ class FitConfig(RenderConfig):
 
     keep: float = 0.25
     """Share of the Gaussians that the light avatar keeps, the one to be mended."""
-    steps: int = 1500
-    """Updates of the adapter: 11 to 18 minutes on two shared CPU cores with bfloat16."""
+    steps: int = 1300
+    """Updates of the adapter: 12 to 13 minutes on two shared CPU cores with bfloat16."""
     temporal: bool = False
     """Learn texture that moves with the head instead of boiling, somewhat less of it."""
     lpips_weights: Path | None = None
