@@ -16,12 +16,13 @@ import tyro
 from torch import Tensor
 
 from splatmend.core.adapter import fingerprint
-from splatmend.core.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
+from splatmend.core.checkpoint import CheckpointHeader, save_checkpoint
 from splatmend.core.errors import CheckpointError, InputError
+from splatmend.training.models import read_compact
 
 __all__ = ["AverageConfig", "average", "main"]
 
-_ARCHITECTURE = "compact"
+_COMMAND = "splatmend average"
 _ANSWER = ("head.", "gain.")  # the layers of core/compact.py that write the residual
 
 
@@ -54,7 +55,7 @@ class AverageConfig:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """`splatmend average A B ... --out C`; errors are the caller's to report."""
-    config = tyro.cli(AverageConfig, args=arguments, prog="splatmend average", description=__doc__)
+    config = tyro.cli(AverageConfig, args=arguments, prog=_COMMAND, description=__doc__)
     average(config)
     sys.stdout.write(f"{config.out}: see `splatmend evaluate --restorers compact {config.out}`\n")
 
@@ -68,16 +69,18 @@ def average(config: AverageConfig) -> None:
     """
     shares = config.shares or (1.0,) * len(config.checkpoints)
     shares = tuple(share / sum(shares) for share in shares)
-    first, total = load_checkpoint(config.checkpoints[0])
-    total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in total.items()}
+    first = config.checkpoints[0]
+    shape, weights = read_compact(first, _COMMAND)
+    total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in weights.items()}
     parts = []
     for path, share in zip(config.checkpoints, shares, strict=True):
-        header, weights = load_checkpoint(path)
-        _check(path, header, weights)
-        if header.config != first.config or _sizes(weights) != _sizes(total):
+        own_shape, weights = read_compact(path, _COMMAND)
+        if own_shape != shape or _sizes(weights) != _sizes(total):
             raise CheckpointError(
-                f"{path} is of another shape than {config.checkpoints[0]}: give runs of one network"
+                f"{path} is of another shape than {first}: give runs of one network"
             )
+        if bad := [name for name, value in weights.items() if not value.isfinite().all()]:
+            raise CheckpointError(f"{path} has numbers that are none in {bad[0]}: leave it out")
         for name, value in weights.items():
             total[name] += share * value
         parts.append({"name": path.name, "fingerprint": fingerprint(weights), "share": share})
@@ -85,17 +88,8 @@ def average(config: AverageConfig) -> None:
         if name.startswith(_ANSWER):
             total[name] *= config.gain
     notes = {"average_of": parts, "gain": config.gain}
-    header = CheckpointHeader(_ARCHITECTURE, first.config, notes)
+    header = CheckpointHeader("compact", shape.to_dict(), notes)
     save_checkpoint(config.out, header, total, dtype=torch.float16)
-
-
-def _check(path: Path, header: CheckpointHeader, weights: Mapping[str, Tensor]) -> None:
-    if header.architecture != _ARCHITECTURE:
-        raise CheckpointError(
-            f"{path} holds a {header.architecture!r}: only checkpoints of compact can be averaged"
-        )
-    if bad := [name for name, value in weights.items() if not value.isfinite().all()]:
-        raise CheckpointError(f"{path} has infinite or missing numbers in {bad[0]}: leave it out")
 
 
 def _sizes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -22,11 +22,11 @@ from splatmend.core.checkpoint import (
     save_checkpoint,
 )
 from splatmend.core.compact import Compact, CompactConfig
-from splatmend.core.errors import CheckpointError
+from splatmend.core.errors import CheckpointError, InputError
 from splatmend.core.lora import split_state
 from splatmend.training.config import TrainConfig
 
-__all__ = ["CompactModel", "Model", "build_model", "frozen_compact"]
+__all__ = ["CompactModel", "Model", "build_model", "frozen_compact", "read_compact"]
 
 _ADAPTER = "default"  # peft's name for the only one
 _TARGETS = r"stem|head|gain|(down|up)\.\d+|.*\.conv[12]"
@@ -98,7 +98,7 @@ def frozen_compact(path: Path | None = None) -> Compact:
     Raises:
         CheckpointError: the file cannot be read or holds something else.
     """
-    shape, weights = _load(path, "--teacher")
+    shape, weights = read_compact(path, "--teacher")
     network = Compact(shape)
     network.load_state_dict(weights)
     return network.requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
@@ -108,14 +108,19 @@ def _compact(config: TrainConfig) -> tuple[Compact, Weights]:
     """The network, and with a rank the weights below the adapter as their file has them."""
     if config.init is None and not config.rank:
         return Compact(CompactConfig()), {}
-    shape, weights = _load(config.init, "--init")
+    shape, weights = read_compact(config.init, "--init")
     # as `load_restorer` runs it
     network = Compact(replace(shape, detail_floor=False) if config.rank else shape)
     network.load_state_dict(weights)
     return network, weights if config.rank else {}
 
 
-def _load(path: Path | None, option: str) -> tuple[CompactConfig, Weights]:
+def read_compact(path: Path | None, wanted_by: str) -> tuple[CompactConfig, Weights]:
+    """Shape and weights of a checkpoint, or of the one in the package.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds something else than `wanted_by` takes.
+    """
     if path is not None:
         header, weights = load_checkpoint(path)
     else:
@@ -123,9 +128,14 @@ def _load(path: Path | None, option: str) -> tuple[CompactConfig, Weights]:
             header, weights = load_checkpoint(embedded)
     if header.architecture != "compact":
         raise CheckpointError(
-            f"{path} holds a {header.architecture!r}: {option} takes a checkpoint of compact"
+            f"{path} holds a {header.architecture!r}: {wanted_by} takes a checkpoint of compact"
         )
-    return config_from_json(CompactConfig, header.config), weights
+    try:
+        return config_from_json(CompactConfig, header.config), weights
+    except (TypeError, InputError) as error:
+        raise CheckpointError(
+            f"{path} has a shape that this release does not know: {error}"
+        ) from error
 
 
 def _add_lora(network: Compact, rank: int) -> None:

@@ -52,6 +52,19 @@ def test_every_weight_is_the_mean_by_shares(runs: tuple[Path, Path], tmp_path: P
     ]
 
 
+def test_a_run_of_an_earlier_release_lacks_newer_settings(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    header, weights = load_checkpoint(runs[0])
+    old = CheckpointHeader(
+        "compact", {k: v for k, v in header.config.items() if k != "detail_floor"}
+    )
+    save_checkpoint(tmp_path / "old.safetensors", old, weights)
+    out = tmp_path / "mean.safetensors"
+    average(AverageConfig((tmp_path / "old.safetensors", runs[1]), out=out))
+    assert load_checkpoint(out)[0].config == header.config
+
+
 def test_without_shares_all_count_alike(runs: tuple[Path, Path], tmp_path: Path) -> None:
     average(AverageConfig((*runs, *runs), out=tmp_path / "four.safetensors"))
     average(AverageConfig(runs, out=tmp_path / "two.safetensors"))
@@ -91,11 +104,13 @@ def test_what_is_no_run_of_the_same_network_is_refused(
     name = min(weights)
     lora = CheckpointHeader("compact-lora", {})
     other = CheckpointHeader("compact", dict(header.config) | {"color_lock": False})
+    unknown = CheckpointHeader("compact", dict(header.config) | {"wings": 2})
     wrong = (
-        (lora, weights, "compact-lora.*only checkpoints of compact"),
+        (lora, weights, "compact-lora.*splatmend average takes a checkpoint of compact"),
         (other, weights, "another shape"),
+        (unknown, weights, "shape that this release does not know.*'wings'"),
         (header, {n: v for n, v in weights.items() if n != name}, "another shape"),
-        (header, weights | {name: weights[name] * torch.nan}, f"numbers in {name}"),
+        (header, weights | {name: weights[name] * torch.nan}, f"numbers that are none in {name}"),
     )
     for number, (head, state, message) in enumerate(wrong):
         bad, out = tmp_path / f"bad{number}.safetensors", tmp_path / f"out{number}.safetensors"
