@@ -69,15 +69,14 @@ def average(config: AverageConfig) -> None:
     """
     shares = config.shares or (1.0,) * len(config.checkpoints)
     shares = tuple(share / sum(shares) for share in shares)
-    first = config.checkpoints[0]
-    shape, weights = read_compact(first, _COMMAND)
-    total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in weights.items()}
+    runs = [read_compact(path, _COMMAND) for path in config.checkpoints]
+    shape, first = runs[0]
+    total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in first.items()}
     parts = []
-    for path, share in zip(config.checkpoints, shares, strict=True):
-        own_shape, weights = read_compact(path, _COMMAND)
-        if own_shape != shape or _sizes(weights) != _sizes(total):
+    for path, share, (own_shape, weights) in zip(config.checkpoints, shares, runs, strict=True):
+        if own_shape != shape or _sizes(weights) != _sizes(first):
             raise CheckpointError(
-                f"{path} is of another shape than {first}: give runs of one network"
+                f"{path} is of another shape than {config.checkpoints[0]}: give runs of one network"
             )
         if bad := [name for name, value in weights.items() if not value.isfinite().all()]:
             raise CheckpointError(f"{path} has numbers that are none in {bad[0]}: leave it out")
