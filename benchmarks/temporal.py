@@ -24,7 +24,7 @@ PARTS = {
     "flow": ["between"],
     "warp": ["carry"],
     "validity": ["is_cut", "trust_map"],
-    "fuse": ["remember", "fuse", "revise"],
+    "fuse": ["look", "steady_picture", "add_residual", "fuse", "revise"],
 }
 
 

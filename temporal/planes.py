@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 cv2: Any = typed_cv2  # its stubs lose every shape and dtype on the way
 
-__all__ = ["Plane", "around", "detail", "half", "larger", "mix", "whole"]
+__all__ = ["Plane", "around", "box_mean", "detail", "half", "larger", "mix", "whole"]
 
 Plane = NDArray[np.float32]
+
+_THIRDS = np.full(3, 1 / 3, np.float32)
 
 
 def half(plane: Plane) -> Plane:
@@ -41,9 +43,14 @@ def around(plane: Plane) -> Plane:
     return cast(Plane, cv2.GaussianBlur(half(plane), (3, 3), 0))
 
 
+def box_mean(plane: Plane) -> Plane:
+    """Mean of 3 x 3 pixels; OpenCV's `blur` of float32 takes half as long again."""
+    return cast(Plane, cv2.sepFilter2D(plane, -1, _THIRDS, _THIRDS))
+
+
 def detail(picture: Plane) -> Plane:
     """The finest band of (h, w): what a mean of 3 x 3 leaves out."""
-    return cast(Plane, cv2.subtract(picture, cv2.blur(picture, (3, 3))))
+    return cast(Plane, cv2.subtract(picture, box_mean(picture)))
 
 
 def mix(fresh: Plane, past: Plane, gain: Plane) -> Plane:

@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from splatmend.core import InputError
-from splatmend.temporal.planes import Plane, around, detail, half, larger, mix, whole
+from splatmend.temporal.planes import Plane, around, box_mean, detail, half, larger, mix, whole
 from splatmend.temporal.steady import refine, steady, stretch
 from splatmend.temporal.unrest import (
     between_pixels,
@@ -48,11 +48,13 @@ __all__ = [
     "Carried",
     "Memory",
     "TemporalOptions",
+    "add_residual",
     "carry",
     "fuse",
+    "look",
     "place",
-    "remember",
     "revise",
+    "steady_picture",
     "trust_map",
 ]
 
@@ -152,19 +154,26 @@ class Carried:
     """The same without what changes broadly, as light does."""
     between: Plane
     """(h / 2, w / 2) in [0, 1]: how far between pixels it comes from."""
+    still: Plane
+    """(h / 2, w / 2): what moving alone changes."""
     alpha: Plane | None
     depth: Plane | None
 
 
-def remember(seen: NDArray[np.uint8], picture: Plane, restored: Plane, **more: Any) -> Memory:
-    """The memory of one frame alone: a picture and what became of it, both (h, w, 3) in [0, 1]."""
-    brightness, residual = (cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in (picture, restored))
-    cv2.subtract(residual, brightness, dst=residual)
-    colors, residual_colors = (_half_colors(p) for p in (picture, restored))
-    cv2.subtract(residual_colors, colors, dst=residual_colors)
-    unrest = np.zeros(colors.shape[:2], np.float32)
-    planes = (brightness, brightness, residual, colors, residual_colors, unrest)
+def look(seen: NDArray[np.uint8], picture: Plane, **more: Any) -> Memory:
+    """The memory of a picture, (h, w, 3) in [0, 1], that nothing was done to yet."""
+    brightness, colors = _brightness(picture), _half_colors(picture)
+    nothing, unrest = np.zeros_like(brightness), np.zeros(colors.shape[:2], np.float32)
+    planes = (brightness, brightness, nothing, colors, np.zeros_like(colors), unrest)
     return Memory(seen, *planes, **more)
+
+
+def add_residual(seen: Memory, restored: Plane) -> Memory:
+    """The memory of a picture, with what became of it: (h, w, 3) in [0, 1]."""
+    residual, colors = _brightness(restored), _half_colors(restored)
+    cv2.subtract(residual, seen.brightness, dst=residual)
+    cv2.subtract(colors, seen.colors, dst=colors)
+    return replace(seen, residual=residual, residual_colors=colors)
 
 
 def revise(restored: Plane, fresh: Memory, fused: Memory) -> Plane:
@@ -182,19 +191,21 @@ def revise(restored: Plane, fresh: Memory, fused: Memory) -> Plane:
 def carry(memory: Memory, motion: Plane | None, now: Memory, *, picture: bool = True) -> Carried:
     """Move a memory along backward `motion` (h, w, 2) to where it is `now`.
 
-    Without motion nothing has moved, and the pictures are the same. `picture` is whether the
-    steadied picture is wanted; it is half of the work.
+    Without motion nothing has moved, and the pictures are the same. Of `now` only the picture
+    counts. `picture` is whether the steadied picture is wanted; it is half of the work.
     """
+    fine = detail(now.brightness)
     if motion is None:
         apart, change = np.zeros_like(now.brightness), np.zeros_like(now.unrest)
         planes = (memory.steadied, memory.residual, memory.colors, memory.residual_colors)
-        still = (apart, change, change, change)
-        return Carried(*planes, memory.unrest, *still, memory.alpha, memory.depth)
+        changes = (apart, change, change, change, moving_alone(fine, change))
+        return Carried(*planes, memory.unrest, *changes, memory.alpha, memory.depth)
     source = sources(motion)
     apart = sample_array(memory.brightness, source, beyond=(_BEYOND,))
     cv2.subtract(now.brightness, apart, dst=apart)
     size = np.abs(apart)
     coarse = sources(half(motion) * np.float32(0.5))
+    between = between_pixels(coarse)
     alpha, depth = (
         None if p is None else sample_array(p, source) for p in (memory.alpha, memory.depth)
     )
@@ -207,7 +218,8 @@ def carry(memory: Memory, motion: Plane | None, now: Memory, *, picture: bool = 
         size,
         around(size),
         without_light(apart),
-        between_pixels(coarse),
+        between,
+        moving_alone(fine, between),
         alpha=alpha,
         depth=depth,
     )
@@ -228,38 +240,45 @@ def trust_map(carried: Carried, now: Memory, options: TemporalOptions) -> Plane:
     return trust
 
 
-def fuse(now: Memory, carried: Carried, trust: Plane, options: TemporalOptions) -> Memory:
-    """`now`, which holds the fresh planes, with all of them fused; `trust` is (h, w)."""
-    fine = detail(now.brightness)
-    still = moving_alone(fine, carried.between)
-    unrest = learn(carried.flicker, carried.unrest, now.age)
-    boil = around(cv2.absdiff(now.residual, carried.residual))
-    share = np.float32(options.gain) * noise_share(boil, still)
-    gain = cv2.multiply(trust, whole(share, trust))
-    fused = replace(
-        now,
-        unrest=unrest,
-        residual=_fuse_residual(now.residual, carried.residual, gain),
-        residual_colors=mix(now.residual_colors, carried.residual_colors, half(gain)),
-    )
+def steady_picture(
+    seen: Memory, carried: Carried, trust: Plane, options: TemporalOptions
+) -> Memory:
+    """The memory of a picture with its flicker learned and steadied; `trust` is (h, w)."""
+    unrest = learn(carried.flicker, carried.unrest, seen.age)
     if options.input_gain == 0:
-        return fused
+        return replace(seen, unrest=unrest)
     # a wrong picture is seen sooner than a wrong residual
-    share = np.float32(options.input_gain) * noise_share(unrest, still)
+    share = np.float32(options.input_gain) * noise_share(unrest, carried.still)
     gain = cv2.multiply(cv2.pow(trust, _STRICT), whole(share, trust))
-    steadied = steady(now.brightness, carried.steadied, gain)
-    tint = cv2.blur(larger(cv2.absdiff(now.colors, carried.colors)[..., 1:]), (3, 3))
+    steadied = steady(seen.brightness, carried.steadied, gain)
+    tint = box_mean(larger(cv2.absdiff(seen.colors, carried.colors)[..., 1:]))
+    tint_share = noise_share(tint, _TINT * carried.still)
     return replace(
-        fused,
-        steadied=refine(steadied, fine, carried.between),
-        colors=steady(now.colors, carried.colors, half(gain) * noise_share(tint, _TINT * still)),
+        seen,
+        unrest=unrest,
+        steadied=refine(steadied, detail(seen.brightness), carried.between),
+        colors=steady(seen.colors, carried.colors, half(gain) * tint_share),
+    )
+
+
+def fuse(
+    fresh: Memory, steadied: Memory, carried: Carried, trust: Plane, options: TemporalOptions
+) -> Memory:
+    """A steadied picture's memory with the `fresh` residual, fused; `trust` is (h, w)."""
+    boil = around(cv2.absdiff(fresh.residual, carried.residual))
+    share = np.float32(options.gain) * noise_share(boil, carried.still)
+    gain = cv2.multiply(trust, whole(share, trust))
+    return replace(
+        steadied,
+        residual=_fuse_residual(fresh.residual, carried.residual, gain),
+        residual_colors=mix(fresh.residual_colors, carried.residual_colors, half(gain)),
     )
 
 
 def _fuse_residual(residual: Plane, moved: Plane, gain: Plane) -> Plane:
     """The formula for r above, for brightness; all (h, w)."""
     mixed = mix(residual, moved, gain)
-    low, fresh_low = cv2.blur(mixed, (3, 3)), cv2.blur(residual, (3, 3))
+    low, fresh_low = box_mean(mixed), box_mean(residual)
     cv2.subtract(mixed, low, dst=mixed)
     fine = stretch(cv2.subtract(residual, fresh_low), mixed)
     cv2.add(mixed, cv2.multiply(mixed, fine), dst=mixed)
@@ -304,6 +323,10 @@ def _half_box(box: Box) -> Box:
     """Where a box, which begins at even pixels, is in planes of half the size."""
     rows, columns = (slice(s.start // 2, -(-s.stop // 2)) for s in box)
     return rows, columns
+
+
+def _brightness(picture: Plane) -> Plane:
+    return cast(Plane, cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
 
 
 def _half_colors(picture: Plane) -> Plane:

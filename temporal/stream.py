@@ -22,14 +22,18 @@ from splatmend.core import (
 from splatmend.core.restore import LaidOut, lay_out, take_back
 from splatmend.temporal.cuts import is_cut
 from splatmend.temporal.flow import FlowEstimator, load_flow, settle
+from splatmend.temporal.planes import Plane
 from splatmend.temporal.stabilizer import (
+    Carried,
     Memory,
     TemporalOptions,
+    add_residual,
     carry,
     fuse,
+    look,
     place,
-    remember,
     revise,
+    steady_picture,
     trust_map,
 )
 
@@ -144,24 +148,27 @@ class Stream:
         if laid_out is None:  # nothing is visible, so there is nothing to remember
             self.reset()
             return frame
-        restored = restore_pixels(self._restorer, laid_out.rgb, self._restore)
         own, age = _own(frame), 0 if last is None else last.memory.age + 1
+        seen = _look(own, laid_out, age)
+        # a GPU is only told to begin here, and works while the picture is compared with the last
+        restored = restore_pixels(self._restorer, laid_out.rgb, self._restore)
+        past = self._look_back(frame, laid_out.box, seen, last, still=still)
         picture = _pixels(restored)
-        memory = _remember(own, laid_out, picture, age)
-        fused = self._fuse(frame, laid_out.box, memory, last, still=still)
-        if fused is not None:
-            mended = torch.from_numpy(revise(picture, memory, fused)).permute(2, 0, 1)[None]
-            restored, memory = mended.clamp_(0, 1).to(restored.device), fused
+        memory = add_residual(seen, picture)
+        if past is not None:
+            fresh, memory = memory, fuse(memory, *past, self._temporal)
+            mended = torch.from_numpy(revise(picture, fresh, memory)).permute(2, 0, 1)[None]
+            restored = mended.clamp_(0, 1).to(restored.device)
         answer = take_back(frame, laid_out, restored)
         # a network that overflows once must not spoil the rest of the stream
         sound = np.isfinite(cv2.norm(memory.residual))
         self._last = _Last(own, answer.color.copy(), laid_out.box, memory) if sound else None
         return answer
 
-    def _fuse(
-        self, frame: Frame, box: Box, now: Memory, last: _Last | None, *, still: bool
-    ) -> Memory | None:
-        """`now` with the fused residual; None where there is nothing to fuse with."""
+    def _look_back(
+        self, frame: Frame, box: Box, seen: Memory, last: _Last | None, *, still: bool
+    ) -> tuple[Memory, Carried, Plane] | None:
+        """The picture steadied, the memory moved to it, and its trust; None to begin anew."""
         if last is None or self._temporal.gain == self._temporal.input_gain == 0:
             return None
         memory = last.memory
@@ -171,13 +178,13 @@ class Stream:
         if not still and frame.motion is not None:
             motion = _float32(frame.motion[box])
         elif not still:
-            motion = self.flow.between(memory.seen, now.seen)
-            motion = settle(motion, memory.brightness, now.brightness)
-        carried = carry(memory, motion, now, picture=self._temporal.input_gain > 0)
-        if is_cut(carried.apart, now.brightness):
+            motion = self.flow.between(memory.seen, seen.seen)
+            motion = settle(motion, memory.brightness, seen.brightness)
+        carried = carry(memory, motion, seen, picture=self._temporal.input_gain > 0)
+        if is_cut(carried.apart, seen.brightness):
             return None
-        trust = trust_map(carried, now, self._temporal)
-        return fuse(now, carried, trust, self._temporal)
+        trust = trust_map(carried, seen, self._temporal)
+        return steady_picture(seen, carried, trust, self._temporal), carried, trust
 
     def _follows(self, frame: Frame, last: Frame) -> bool:
         """Whether a frame can be the next one, as far as its labels say."""
@@ -214,7 +221,7 @@ def _last_of(
     laid_out = lay_out(frame, options, device)
     if laid_out is None:
         raise ValueError("nothing visible")
-    memory = _remember(frame, laid_out, _pixels(laid_out.rgb), age)
+    memory = _look(frame, laid_out, age)
     fused: dict[str, Any] = {name: state[name].copy() for name in _FUSED}
     if any(plane.shape != getattr(memory, name).shape for name, plane in fused.items()):
         raise ValueError("planes of several sizes")
@@ -231,15 +238,14 @@ def _looks_same(frame: Frame, last: _Last) -> bool:
     return all(np.array_equal(a[::16], b[::16]) and np.array_equal(a, b) for a, b in pairs)
 
 
-def _remember(frame: Frame, laid_out: LaidOut, restored: NDArray[np.float32], age: int) -> Memory:
-    """What a frame leaves to the next, of its box; `frame` belongs to the stream."""
+def _look(frame: Frame, laid_out: LaidOut, age: int) -> Memory:
+    """What the picture of a frame leaves to the next; `frame` belongs to the stream."""
     box = laid_out.box
     opaque = frame.alpha is None and frame.color.dtype == np.uint8
     seen = frame.color if opaque else from_tensor(laid_out.rgb, np.uint8)[0]
     alpha = None if frame.alpha is None else _pixels(to_tensor([frame.alpha[box]]))
     depth = None if frame.depth is None else frame.depth[box]
-    picture = _pixels(laid_out.rgb)
-    return remember(seen, picture, restored, alpha=alpha, depth=depth, age=age)
+    return look(seen, _pixels(laid_out.rgb), alpha=alpha, depth=depth, age=age)
 
 
 def _own(frame: Frame) -> Frame:

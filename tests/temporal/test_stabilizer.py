@@ -8,11 +8,13 @@ from splatmend.core import InputError
 from splatmend.temporal import TemporalOptions
 from splatmend.temporal.cuts import is_cut
 from splatmend.temporal.stabilizer import (
+    add_residual,
     carry,
     fuse,
+    look,
     place,
-    remember,
     revise,
+    steady_picture,
     trust_map,
 )
 
@@ -32,20 +34,25 @@ def picture(seed, size=(96, 128)):
 
 def memory(seen, residual, **planes):
     shown = seen.astype(np.float32) / 255
-    return remember(seen, shown, shown + residual, **planes)
+    return add_residual(look(seen, shown, **planes), shown + residual)
+
+
+def step(now, carried, options=OPTIONS):
+    """`now` fused with what was carried to it, trusted everywhere."""
+    trust = np.ones(now.brightness.shape, np.float32)
+    return fuse(now, steady_picture(now, carried, trust, options), carried, trust, options)
 
 
 def luma(change):
     return cv2.cvtColor(change, cv2.COLOR_RGB2GRAY)
 
 
-def fused(fresh, old, **options):
+def fused(fresh, old):
     """The memory of a frame that changed in nothing but its restoration: fused, and fresh."""
     seen = picture(0)
     now = memory(seen, fresh)
     last = memory(seen, old) if isinstance(old, np.ndarray) else old
-    trust = np.ones(seen.shape[:2], np.float32)
-    return fuse(now, carry(last, None, now), trust, TemporalOptions(gain=0.9, **options)), now
+    return step(now, carry(last, None, now)), now
 
 
 def test_what_is_remembered_of_a_restoration():
@@ -69,9 +76,8 @@ def test_a_picture_is_revised_by_what_fusing_changed():
 
 def test_without_gain_the_fresh_residual_is_kept():
     seen, now = picture(0), memory(picture(0), noise(0))
-    trust = np.ones(seen.shape[:2], np.float32)
     options = TemporalOptions(gain=0, input_gain=0)
-    kept = fuse(now, carry(memory(seen, noise(1)), None, now), trust, options)
+    kept = step(now, carry(memory(seen, noise(1)), None, now), options)
     assert np.allclose(kept.residual, now.residual, atol=1e-5)
     assert np.allclose(kept.residual_colors, now.residual_colors, atol=1e-5)
     assert np.array_equal(kept.steadied, now.brightness)
@@ -112,7 +118,7 @@ def test_where_nothing_is_restored_any_more_nothing_is_left():
 def test_the_steadied_picture_stays_within_what_is_seen():
     before, now = memory(picture(1), noise(0)), memory(picture(0), noise(0))
     carried = carry(before, np.zeros((96, 128, 2), np.float32), now)
-    kept = fuse(now, carried, np.ones((96, 128), np.float32), OPTIONS)
+    kept = step(now, carried)
     around = np.ones((7, 7), np.uint8)  # 3 x 3, and as much again for the energy that is kept
     low, high = (f(now.brightness, around) for f in (cv2.erode, cv2.dilate))
     assert (kept.steadied > low - 0.02).all()

@@ -289,3 +289,24 @@ def test_strength_zero_and_gain_zero():
     assert colors(idle.restore(frames)) == colors(frames)
     forgetful = stream(gain=0, input_gain=0)
     assert colors(forgetful.restore(frames)) == colors(restore_frames_one_by_one(Boiling(), frames))
+
+
+def test_a_network_on_another_device_begins_before_the_picture_is_looked_back_from():
+    order = []
+
+    class Flow:
+        name = "none"
+
+        def between(self, previous, current):
+            order.append("flow")
+            return np.zeros((*SIZE, 2), np.float32)
+
+    class Noted(Boiling):
+        def __call__(self, rgb):
+            order.append("network")
+            return super().__call__(rgb)
+
+    one = stream(Noted())
+    one.flow = Flow()
+    one.restore(clip(3, motion=False))
+    assert order == ["network", "network", "flow", "network", "flow"]
