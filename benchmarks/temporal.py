@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from splatmend.core import Frame, keep_freed_memory, load_restorer, restore_frames
-from splatmend.temporal import Stream, stream
+from splatmend.temporal import Stream, TemporalOptions, stream
 
 SIZE = 512
 PARTS = {
@@ -99,11 +99,13 @@ def main() -> None:
     moving = clip(arguments.frames)
     plain = [Frame(color=f.color) for f in moving]
     supplied, estimated, idle = Stream(restorer), Stream(restorer), Stream(restorer)
+    resting = Stream(restorer, None, TemporalOptions(anchor=False))
     estimated.flow = TimedFlow(estimated.flow, watch)
     idle.restore(plain[:1])
     calls = {
         "compact alone": lambda i: restore_frames(restorer, [plain[i]]),
         "with supplied motion": lambda i: supplied.restore([moving[i]]),
+        "the same, its grid at rest": lambda i: resting.restore([moving[i]]),
         "with DIS": lambda i: estimated.restore([plain[i]]),
         "the same frame again": lambda _: idle.restore([plain[0]]),
     }

@@ -5,6 +5,7 @@ Imports core.
 warp        move a picture along backward flow; the package's one definition of motion
 validity    where motion may be trusted
 flow        FlowEstimator: OpenCV's DIS, torchvision's RAFT
+anchor      the network's grid goes along with what it restores
 stabilizer  one step: a residual fused with the last one
 planes      small steps on float planes: half the size, the finest band, a mix of two
 steady      the picture itself without its flicker

@@ -86,6 +86,8 @@ class TemporalOptions:
     tolerance: float = 0.05
     """Difference of the inputs beyond their usual one, of [0, 1], at which that share has fallen
     to 1/e."""
+    anchor: bool = True
+    """Whether the network's grid goes along with what it restores; see anchor.py."""
     flow: str = "dis-fast"
     """Motion estimator where frames bring none; see `load_flow`."""
     max_age: int = 256

@@ -16,10 +16,10 @@ from splatmend.core import (
     RestoreOptions,
     Restorer,
     from_tensor,
-    restore_pixels,
     to_tensor,
 )
 from splatmend.core.restore import LaidOut, lay_out, take_back
+from splatmend.temporal.anchor import Anchor, restore_anchored
 from splatmend.temporal.cuts import is_cut
 from splatmend.temporal.flow import FlowEstimator, load_flow, settle
 from splatmend.temporal.planes import Plane
@@ -56,6 +56,7 @@ class _Last:
     box: Box
     """The part of the frame that was restored; `memory` has its size."""
     memory: Memory
+    anchor: Anchor
     repeats: int = 0
     """How many times in a row the answer was given again."""
 
@@ -63,7 +64,8 @@ class _Last:
 class Stream:
     """Restores the frames of one source in order, each with what the last one left.
 
-    Causal, and bounded: it keeps the last frame, its answer and one residual. The network
+    Causal, and bounded: it keeps the last frame, its answer and one residual. The network's
+    grid goes along with what it restores (`splatmend.temporal.anchor`). The network
     sees one frame at a time, so that the answers depend on the frames alone and not on how
     they were grouped. Starts anew on a cut, another size, dtype or kind of alpha, another
     `stream_id`, and a step of `pts` beyond `TemporalOptions.max_gap`.
@@ -115,6 +117,7 @@ class Stream:
             "output": last.color,
             **{name: getattr(last.memory, name) for name in _FUSED},
             "numbers": np.array(numbers, np.int64),
+            "anchor": np.array([last.anchor.right, last.anchor.down]),
             "stream_id": np.array(frame.stream_id),
         }
         return {name: array.copy() for name, array in state.items()}
@@ -149,10 +152,18 @@ class Stream:
             self.reset()
             return frame
         own, age = _own(frame), 0 if last is None else last.memory.age + 1
-        seen = _look(own, laid_out, age)
+        box, seen = laid_out.box, _look(own, laid_out, age)
+        before = self._before(last, box)
+        motion = None if before is None or still else self._motion(frame, box, before, seen)
+        anchor = Anchor() if last is None else last.anchor
+        if before is not None and motion is not None and self._temporal.anchor:
+            anchor = anchor.along(motion, before.residual)
         # a GPU is only told to begin here, and works while the picture is compared with the last
-        restored = restore_pixels(self._restorer, laid_out.rgb, self._restore)
-        past = self._look_back(frame, laid_out.box, seen, last, still=still)
+        restored = self._pass(laid_out, anchor)
+        past = None if before is None else self._look_back(before, motion, seen)
+        if past is None and anchor != Anchor():  # a cut, where all begins anew
+            anchor = Anchor()
+            restored = self._pass(laid_out, anchor)
         picture = _pixels(restored)
         memory = add_residual(seen, picture)
         if past is not None:
@@ -162,25 +173,33 @@ class Stream:
         answer = take_back(frame, laid_out, restored)
         # a network that overflows once must not spoil the rest of the stream
         sound = np.isfinite(cv2.norm(memory.residual))
-        self._last = _Last(own, answer.color.copy(), laid_out.box, memory) if sound else None
+        color = answer.color.copy()
+        self._last = _Last(own, color, box, memory, anchor) if sound else None
         return answer
 
-    def _look_back(
-        self, frame: Frame, box: Box, seen: Memory, last: _Last | None, *, still: bool
-    ) -> tuple[Memory, Carried, Plane] | None:
-        """The picture steadied, the memory moved to it, and its trust; None to begin anew."""
+    def _pass(self, laid_out: LaidOut, anchor: Anchor) -> Tensor:
+        return restore_anchored(self._restorer, laid_out.rgb, anchor, self._restore)
+
+    def _before(self, last: _Last | None, box: Box) -> Memory | None:
+        """What the last frame left, as one of this box; None where nothing is to be kept."""
         if last is None or self._temporal.gain == self._temporal.input_gain == 0:
             return None
-        memory = last.memory
-        if last.box != box:
-            memory = place(memory, last.box, box, ground=self._restore.matte)
-        motion = None
-        if not still and frame.motion is not None:
-            motion = _float32(frame.motion[box])
-        elif not still:
-            motion = self.flow.between(memory.seen, seen.seen)
-            motion = settle(motion, memory.brightness, seen.brightness)
-        carried = carry(memory, motion, seen, picture=self._temporal.input_gain > 0)
+        if last.box == box:
+            return last.memory
+        return place(last.memory, last.box, box, ground=self._restore.matte)
+
+    def _motion(self, frame: Frame, box: Box, before: Memory, seen: Memory) -> Plane:
+        """Backward flow (h, w, 2) of the box: the renderer's, else estimated."""
+        if frame.motion is not None:
+            return _float32(frame.motion[box])
+        motion = self.flow.between(before.seen, seen.seen)
+        return settle(motion, before.brightness, seen.brightness)
+
+    def _look_back(
+        self, before: Memory, motion: Plane | None, seen: Memory
+    ) -> tuple[Memory, Carried, Plane] | None:
+        """The picture steadied, the memory moved to it, and its trust; None after a cut."""
+        carried = carry(before, motion, seen, picture=self._temporal.input_gain > 0)
         if is_cut(carried.apart, seen.brightness):
             return None
         trust = trust_map(carried, seen, self._temporal)
@@ -226,7 +245,8 @@ def _last_of(
     if any(plane.shape != getattr(memory, name).shape for name, plane in fused.items()):
         raise ValueError("planes of several sizes")
     memory = replace(memory, **fused)
-    return _Last(frame, state["output"].copy(), laid_out.box, memory, repeats)
+    anchor = Anchor(*(int(n) for n in state["anchor"]))
+    return _Last(frame, state["output"].copy(), laid_out.box, memory, anchor, repeats)
 
 
 def _looks_same(frame: Frame, last: _Last) -> bool:

@@ -22,7 +22,7 @@ import tyro
 from splatmend.core.errors import InputError
 from splatmend.core.registry import fast_dtype
 from splatmend.training.avatar import RenderConfig, ThinConfig, claim, render_avatar, thin_avatar
-from splatmend.training.config import TrainConfig, parse_config
+from splatmend.training.config import PRESETS, TrainConfig, parse_config
 from splatmend.training.evaluate import EvaluateConfig, evaluate
 from splatmend.training.ply import Splats, read_ply
 from splatmend.training.train import train
@@ -43,7 +43,7 @@ class FitConfig(RenderConfig):
 
     keep: float = 0.25
     """Share of the Gaussians that the light avatar keeps, the one to be mended."""
-    steps: int = 1300
+    steps: int = PRESETS["adapter"]["max_steps"]
     """Updates of the adapter: 12 to 13 minutes on two shared CPU cores with bfloat16."""
     temporal: bool = False
     """Learn texture that moves with the head instead of boiling, somewhat less of it."""

@@ -1,0 +1,64 @@
+"""Anchors a network's grid to what moves, so that its texture moves along.
+
+What a network draws hangs on where a picture lies on the grid of its strides: half of what compact
+draws does (core/compact.md). A head that moves over a grid at rest therefore boils. So the
+picture is laid on the grid some whole pixels further right and down, and with each frame these go
+along with the motion of what is restored, rounded. Nothing is sampled between pixels; what the
+grid shows above and on the left is the picture mirrored.
+
+Motion of less than half a pixel leaves the grid at rest, and what rounding left over is not made up
+for: parts that hardly move, or apart as those of a turning head do, would boil for it. (Measured:
+the position followed exactly gave 1 to 3 % more warping error, on turning heads 2 % more than
+a grid at rest.)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from splatmend.core import RestoreOptions, Restorer, restore_pixels
+
+__all__ = ["Anchor", "restore_anchored"]
+
+_STEP = 4  # every fourth pixel both ways is enough for a mean
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """How many pixels further a picture lies on the grid than the first of its stream."""
+
+    right: int = 0
+    down: int = 0
+
+    def along(self, motion: NDArray[np.float32], residual: NDArray[np.float32]) -> "Anchor":
+        """The next frame's anchor.
+
+        Args:
+            motion: Backward flow in pixels, (h, w, 2); where it is not finite it does not count.
+            residual: What restoring changed, (h, w); the motion counts as much as this is large.
+        """
+        flow, weight = motion[::_STEP, ::_STEP], np.abs(residual[::_STEP, ::_STEP])
+        counts = np.isfinite(flow).all(-1) & (weight > 0)
+        if not counts.any():
+            return self
+        x, y = np.average(flow[counts], 0, weight[counts].astype(np.float64)).tolist()
+        return Anchor(self.right + round(x), self.down + round(y))
+
+
+def restore_anchored(
+    restorer: Restorer, rgb: Tensor, anchor: Anchor, options: RestoreOptions
+) -> Tensor:
+    """`restore_pixels` of (n, 3, h, w) in [0, 1], with the grid where the anchor has it.
+
+    Costs the network up to `multiple` pixels more in height and width.
+    """
+    left, top = anchor.right % restorer.multiple, anchor.down % restorer.multiple
+    if not left and not top:
+        return restore_pixels(restorer, rgb, options)
+    height, width = rgb.shape[-2:]
+    mode = "reflect" if left < width and top < height else "replicate"
+    grown = F.pad(rgb, (left, 0, top, 0), mode=mode)
+    return restore_pixels(restorer, grown, options)[..., top:, left:]
