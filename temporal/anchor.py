@@ -28,24 +28,27 @@ _STEP = 4  # every fourth pixel both ways is enough for a mean
 
 @dataclass(frozen=True)
 class Anchor:
-    """How many pixels further a picture lies on the grid than the first of its stream."""
+    """How many pixels further a picture lies on the grid than a frame alone."""
 
     right: int = 0
     down: int = 0
 
-    def along(self, motion: NDArray[np.float32], residual: NDArray[np.float32]) -> "Anchor":
-        """The next frame's anchor.
+    def along(
+        self, motion: NDArray[np.float32], residual: NDArray[np.float32], multiple: int
+    ) -> "Anchor":
+        """The next frame's anchor, both numbers below `multiple`, which is the grid's period.
 
         Args:
             motion: Backward flow in pixels, (h, w, 2); where it is not finite it does not count.
             residual: What restoring changed, (h, w); the motion counts as much as this is large.
+            multiple: The restorer's.
         """
         flow, weight = motion[::_STEP, ::_STEP], np.abs(residual[::_STEP, ::_STEP])
         counts = np.isfinite(flow).all(-1) & (weight > 0)
         if not counts.any():
             return self
         x, y = np.average(flow[counts], 0, weight[counts].astype(np.float64)).tolist()
-        return Anchor(self.right + round(x), self.down + round(y))
+        return Anchor((self.right + round(x)) % multiple, (self.down + round(y)) % multiple)
 
 
 def restore_anchored(
@@ -53,9 +56,9 @@ def restore_anchored(
 ) -> Tensor:
     """`restore_pixels` of (n, 3, h, w) in [0, 1], with the grid where the anchor has it.
 
-    Costs the network up to `multiple` pixels more in height and width.
+    Costs the network up to the restorer's `multiple` more pixels in height and width.
     """
-    left, top = anchor.right % restorer.multiple, anchor.down % restorer.multiple
+    left, top = anchor.right, anchor.down
     if not left and not top:
         return restore_pixels(restorer, rgb, options)
     height, width = rgb.shape[-2:]

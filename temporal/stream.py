@@ -157,7 +157,7 @@ class Stream:
         motion = None if before is None or still else self._motion(frame, box, before, seen)
         anchor = Anchor() if last is None else last.anchor
         if before is not None and motion is not None and self._temporal.anchor:
-            anchor = anchor.along(motion, before.residual)
+            anchor = anchor.along(motion, before.residual, self._restorer.multiple)
         # a GPU is only told to begin here, and works while the picture is compared with the last
         restored = self._pass(laid_out, anchor)
         past = None if before is None else self._look_back(before, motion, seen)
