@@ -64,11 +64,11 @@ class _Last:
 class Stream:
     """Restores the frames of one source in order, each with what the last one left.
 
-    Causal, and bounded: it keeps the last frame, its answer and one residual. The network's
-    grid goes along with what it restores (`splatmend.temporal.anchor`). The network
+    Causal, and bounded: it keeps the last frame, its answer and one residual. The network
     sees one frame at a time, so that the answers depend on the frames alone and not on how
-    they were grouped. Starts anew on a cut, another size, dtype or kind of alpha, another
-    `stream_id`, and a step of `pts` beyond `TemporalOptions.max_gap`.
+    they were grouped; its grid goes along with what it restores (temporal/anchor.py). Starts
+    anew on a cut, another size, dtype or kind of alpha, another `stream_id`, and a step of
+    `pts` beyond `TemporalOptions.max_gap`.
 
     A frame whose visible picture is byte for byte the last one gets the last answer,
     without the network. Not for two threads at once.
