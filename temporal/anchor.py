@@ -56,12 +56,13 @@ def restore_anchored(
 ) -> Tensor:
     """`restore_pixels` of (n, 3, h, w) in [0, 1], with the grid where the anchor has it.
 
-    Costs the network up to the restorer's `multiple` more pixels in height and width.
+    Costs the network the restorer's `multiple` more pixels in height and width, wherever the
+    anchor is: a network that is compiled or captured for each size sees one more, not three.
     """
-    left, top = anchor.right, anchor.down
+    left, top, more = anchor.right, anchor.down, restorer.multiple
     if not left and not top:
         return restore_pixels(restorer, rgb, options)
     height, width = rgb.shape[-2:]
-    mode = "reflect" if left < width and top < height else "replicate"
-    grown = F.pad(rgb, (left, 0, top, 0), mode=mode)
-    return restore_pixels(restorer, grown, options)[..., top:, left:]
+    mode = "reflect" if more < min(height, width) else "replicate"
+    grown = F.pad(rgb, (left, more - left, top, more - top), mode=mode)
+    return restore_pixels(restorer, grown, options)[..., top : top + height, left : left + width]

@@ -158,6 +158,8 @@ class Carried:
     """(h / 2, w / 2) in [0, 1]: how far between pixels it comes from."""
     still: Plane
     """(h / 2, w / 2): what moving alone changes."""
+    fine: Plane
+    """(h, w): the finest band of the current picture's brightness."""
     alpha: Plane | None
     depth: Plane | None
 
@@ -200,7 +202,7 @@ def carry(memory: Memory, motion: Plane | None, now: Memory, *, picture: bool = 
     if motion is None:
         apart, change = np.zeros_like(now.brightness), np.zeros_like(now.unrest)
         planes = (memory.steadied, memory.residual, memory.colors, memory.residual_colors)
-        changes = (apart, change, change, change, moving_alone(fine, change))
+        changes = (apart, change, change, change, moving_alone(fine, change), fine)
         return Carried(*planes, memory.unrest, *changes, memory.alpha, memory.depth)
     source = sources(motion)
     apart = sample_array(memory.brightness, source, beyond=(_BEYOND,))
@@ -222,6 +224,7 @@ def carry(memory: Memory, motion: Plane | None, now: Memory, *, picture: bool = 
         without_light(apart),
         between,
         moving_alone(fine, between),
+        fine,
         alpha=alpha,
         depth=depth,
     )
@@ -258,7 +261,7 @@ def steady_picture(
     return replace(
         seen,
         unrest=unrest,
-        steadied=refine(steadied, detail(seen.brightness), carried.between),
+        steadied=refine(steadied, carried.fine, carried.between),
         colors=steady(seen.colors, carried.colors, half(gain) * tint_share),
     )
 

@@ -108,6 +108,22 @@ def test_slow_motion_leaves_the_grid_at_rest():
 def test_pictures_of_any_size_keep_it(size):
     rgb = torch.full((1, 3, *size), 0.5)
     laid = restore_anchored(Lattice(), rgb, Anchor(13, 7), RestoreOptions())
-    assert laid.shape == rgb.shape
-    large = Lattice()(torch.full((1, 3, size[0] + 7, size[1] + 13), 0.5))
-    assert torch.equal(laid, large[..., 7:, 13:])
+    large = Lattice()(torch.full((1, 3, size[0] + GRID, size[1] + GRID), 0.5))
+    assert torch.equal(laid, large[..., 7 : 7 + size[0], 13 : 13 + size[1]])
+
+
+def test_a_network_sees_two_sizes_however_the_picture_moves():
+    sizes = []
+
+    class Noted(Lattice):
+        def __call__(self, rgb):
+            sizes.append(tuple(rgb.shape[-2:]))
+            return super().__call__(rgb)
+
+    one, picture, places = Stream(Noted()), texture(), [(0, 0), (2, 0), (2, 3), (5, 3), (16, 3)]
+    for (x, y), (left, top) in zip(places, [places[0], *places], strict=False):
+        flow = np.full((*SIZE, 2), (x - left, y - top), np.float32)
+        color = picture[y : y + SIZE[0], x : x + SIZE[1]]
+        one.restore([Frame(color=color, motion=flow)])
+    grown = SIZE[0] + GRID, SIZE[1] + GRID
+    assert sizes == [SIZE, grown, grown, grown, grown]
