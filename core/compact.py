@@ -24,6 +24,8 @@ from splatmend.core.resample import halve, magnify, unshuffle
 __all__ = ["Compact", "CompactConfig", "laplacian_bands"]
 
 _UNSHUFFLE = 4
+_CELL = 8
+"""Pixels: the largest cells that something is averaged over or stretched from."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,14 @@ def laplacian_bands(rgb: Tensor, count: int) -> Iterator[Tensor]:
         lower = magnify(mean, 2**octave)
         yield upper - lower
         upper = lower
+
+
+def _even(x: Tensor) -> Tensor:
+    """Repeat the last row and column of (n, c, h, w) where there is an odd number of them."""
+    height, width = x.shape[-2:]
+    if height % 2 or width % 2:
+        return F.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
+    return x
 
 
 class _Block(nn.Module):
@@ -109,6 +119,11 @@ class Compact(nn.Module):
     @property
     def multiple(self) -> int:
         """Both sides of the input must be divisible by this."""
+        return int(max(_CELL, 2**self.config.bands))
+
+    @property
+    def period(self) -> int:
+        """Pixels after which the grid of the coarsest level comes again."""
         return int(_UNSHUFFLE * 2 ** len(self.down))
 
     @property
@@ -119,7 +134,7 @@ class Compact(nn.Module):
             zip(config.encoder_blocks, config.decoder_blocks, strict=True)
         ):
             reach += _UNSHUFFLE * 2**level * 2 * (before + after)
-        reach += self.multiple * (2 * config.middle_blocks + 1)
+        reach += self.period * (2 * config.middle_blocks + 1)
         reach += 2 * 2**config.bands
         reach += FLOOR_REACH if config.detail_floor else 0
         return int(reach + (LOCK_REACH if config.color_lock else 0))
@@ -136,12 +151,13 @@ class Compact(nn.Module):
         for blocks, down in zip(self.encoder, self.down, strict=True):
             x = blocks(x)
             skips.append(x)
-            x = down(x)
+            x = down(_even(x))
         x = self.middle(x)
         for blocks, up, skip in zip(
             reversed(self.decoder), reversed(self.up), reversed(skips), strict=True
         ):
-            x = blocks(F.pixel_shuffle(up(x), 2) + skip)
+            height, width = skip.shape[-2:]
+            x = blocks(F.pixel_shuffle(up(x), 2)[..., :height, :width] + skip)
         residual = F.pixel_shuffle(self.head(x), _UNSHUFFLE).to(rgb.dtype).contiguous()
         if self.gain is not None:
             gains = self.gain(x).to(rgb.dtype).contiguous()

@@ -52,6 +52,11 @@ class Gated:
         return self.restorer.multiple
 
     @property
+    def period(self) -> int:
+        """The inner restorer's."""
+        return self.restorer.period
+
+    @property
     def reach(self) -> int:
         """The inner restorer's; the score itself sees the whole picture."""
         return self.restorer.reach

@@ -159,6 +159,7 @@ def _load_compact(
         network,
         device,
         network.multiple,
+        network.period,
         network.receptive_field,
         network.config.color_lock,
     )

@@ -37,6 +37,11 @@ class Restorer(Protocol):
 
     @property
     def multiple(self) -> int:
+        """Sides that this divides need no padding."""
+        ...
+
+    @property
+    def period(self) -> int:
         """Crops whose corners lie on multiples of this see the same grid as the whole picture."""
         ...
 
@@ -85,6 +90,7 @@ class NetworkRestorer:
     network: nn.Module
     device: torch.device
     multiple: int
+    period: int
     reach: int
     keeps_colors: bool
 
@@ -105,6 +111,7 @@ class Copy:
     device: torch.device
     name: str = "copy"
     multiple: int = 1
+    period: int = 1
     reach: int = 0
     keeps_colors: bool = True
 
@@ -123,6 +130,7 @@ class UnsharpMask:
     sigma: float = 1.5
     name: str = "unsharp"
     multiple: int = 1
+    period: int = 1
     keeps_colors: bool = True
 
     @property

@@ -49,6 +49,11 @@ class Tiled:
         return self.restorer.multiple
 
     @property
+    def period(self) -> int:
+        """The inner restorer's."""
+        return self.restorer.period
+
+    @property
     def reach(self) -> int:
         """The inner restorer's."""
         return self.restorer.reach
@@ -87,7 +92,7 @@ class Tiled:
         if length <= self.tile:
             return [0]
         step = self.tile - 2 * self._margin - _BLEND
-        step -= step % self.multiple
+        step -= step % self.period
         if step < 1:
             raise InputError(
                 f"tile {self.tile} leaves nothing between its margins of {self._margin} pixels: "

@@ -62,6 +62,11 @@ class SharedPass:
         return self._restorer.multiple
 
     @property
+    def period(self) -> int:
+        """See `Restorer`."""
+        return self._restorer.period
+
+    @property
     def reach(self) -> int:
         """See `Restorer`."""
         return self._restorer.reach

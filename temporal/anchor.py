@@ -6,6 +6,10 @@ picture is laid on the grid some whole pixels further right and down, and with e
 along with the motion of what is restored, rounded. Nothing is sampled between pixels; what the
 grid shows above and on the left is the picture mirrored.
 
+The numbers stay below the restorer's `multiple`, 8 pixels for compact, whose coarser cells of 16
+and 32 do not go along. Most hangs on the finer ones: with 32 the warping error of sticking splats
+fell by half a hundredth to two more, for a tenth more of the network's time.
+
 Motion of less than half a pixel leaves the grid at rest, and what rounding left over is not made up
 for: parts that hardly move, or apart as those of a turning head do, would boil for it. (Measured:
 the position followed exactly gave 1 to 4 % more warping error, on turning heads 2 % more than
@@ -36,18 +40,20 @@ class Anchor:
     def along(
         self, motion: NDArray[np.float32], residual: NDArray[np.float32], multiple: int
     ) -> "Anchor":
-        """The next frame's anchor, both numbers below `multiple`, which is the grid's period.
+        """The next frame's anchor, both numbers below `multiple`.
 
         Args:
             motion: Backward flow in pixels, (h, w, 2); where it is not finite it does not count.
             residual: What restoring changed, (h, w); the motion counts as much as this is large.
             multiple: The restorer's.
         """
-        flow, weight = motion[::_STEP, ::_STEP], np.abs(residual[::_STEP, ::_STEP])
-        counts = np.isfinite(flow).all(-1) & (weight > 0)
-        if not counts.any():
+        flow = motion[::_STEP, ::_STEP].astype(np.float64).reshape(-1, 2)
+        weight = np.abs(residual[::_STEP, ::_STEP]).ravel()
+        lost = ~(np.isfinite(flow[:, 0]) & np.isfinite(flow[:, 1]))
+        flow[lost], weight[lost] = 0, 0
+        if not weight.any():
             return self
-        x, y = np.average(flow[counts], 0, weight[counts].astype(np.float64)).tolist()
+        x, y = (weight @ flow / weight.sum()).tolist()
         return Anchor((self.right + round(x)) % multiple, (self.down + round(y)) % multiple)
 
 

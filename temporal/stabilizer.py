@@ -3,13 +3,16 @@
 A frame is its picture and a residual (restored - input), and each has a memory of its own. With
 r the residual, w the last fused residual moved to the current frame and g a gain for each pixel,
 
-    r <- k ((1 - g) r + g w),    g = gain * s * trust,    trust = valid * exp(-d / tolerance)
+    r <- k ((1 - g) r + g w),    g = gain * max(l, s) * trust,
+
+    trust = valid * exp(-d / tolerance)
 
 where d is how far the last input, moved likewise, is from the current one beyond its usual
-flicker, and s how much of the change of r is flicker: see unrest.py. After KEEP (Feng et al. 2024,
-"Kalman-Inspired Feature Propagation for Video Face Super-Resolution"), which fuses codes.
-The picture is steadied likewise, with a stricter trust and within what it shows: see steady.py.
-So nothing lags and nothing ghosts, and what is steady already keeps its detail.
+flicker, l whether what was seen lasts, and s how much of the change of r is the restorer's own: see
+unrest.py. After KEEP (Feng et al. 2024, "Kalman-Inspired Feature Propagation for Video Face
+Super-Resolution"), which fuses codes. The picture is steadied likewise, with a stricter trust and
+within what it shows: see steady.py. So nothing lags and nothing ghosts, and what is steady already
+keeps its detail.
 
 k undoes what averaging takes away. The finest detail that a restorer invents hardly agrees
 from frame to frame, so its mean fades to a blur; k brings its energy, in two bands and each
@@ -34,6 +37,7 @@ from splatmend.temporal.steady import refine, steady, stretch
 from splatmend.temporal.unrest import (
     between_pixels,
     exceeding,
+    lasting,
     learn,
     moving_alone,
     noise_share,
@@ -61,7 +65,7 @@ __all__ = [
 Box = tuple[slice, slice]
 
 _STRICT = 4  # so many times sooner the picture's memory is distrusted
-_TINT = np.float32(0.4)  # colours hold less fine detail than brightness
+_TINT = np.float32(2.5)  # colours at half the size lose more by moving than brightness
 _BEYOND = -9.0  # brightness of what lies beyond the border: unlike anything
 _TO_RGB = np.array(  # from a difference of YCrCb, without that of Y
     [[0, 1.403, 0], [0, -0.714, -0.344], [0, 0, 1.773]], np.float32
@@ -81,7 +85,7 @@ class TemporalOptions:
 
     gain: float = 0.97
     """Share of the restoration's memory where it is fully trusted, 0 to below 1."""
-    input_gain: float = 0.85
+    input_gain: float = 0.8
     """The same of the picture's own memory; 0 leaves the input's flicker to the input."""
     tolerance: float = 0.05
     """Difference of the inputs beyond their usual one, of [0, 1], at which that share has fallen
@@ -130,6 +134,8 @@ class Memory:
     """(h / 2, w / 2, 3): likewise the residual."""
     unrest: Plane
     """(h / 2, w / 2), of [0, 1]: how much the picture usually changes along its motion."""
+    lasts: Plane
+    """(h / 2, w / 2) in [0, 1]: whether what is steadied here has lasted so far."""
     alpha: Plane | None = None
     """(h, w) in [0, 1]."""
     depth: Plane | None = None
@@ -147,6 +153,7 @@ class Carried:
     colors: Plane
     residual_colors: Plane
     unrest: Plane
+    lasts: Plane
     apart: Plane
     """(h, w): how far the moved picture's brightness is from the current one's; above 1 where it
     comes from beyond the border."""
@@ -156,6 +163,8 @@ class Carried:
     """The same without what changes broadly, as light does."""
     between: Plane
     """(h / 2, w / 2) in [0, 1]: how far between pixels it comes from."""
+    astray: Plane
+    """(h / 2, w / 2): how far the moved steadied picture is from the current one."""
     still: Plane
     """(h / 2, w / 2): what moving alone changes."""
     fine: Plane
@@ -168,7 +177,7 @@ def look(seen: NDArray[np.uint8], picture: Plane, **more: Any) -> Memory:
     """The memory of a picture, (h, w, 3) in [0, 1], that nothing was done to yet."""
     brightness, colors = _brightness(picture), _half_colors(picture)
     nothing, unrest = np.zeros_like(brightness), np.zeros(colors.shape[:2], np.float32)
-    planes = (brightness, brightness, nothing, colors, np.zeros_like(colors), unrest)
+    planes = (brightness, brightness, nothing, colors, np.zeros_like(colors), unrest, 1 - unrest)
     return Memory(seen, *planes, **more)
 
 
@@ -202,27 +211,35 @@ def carry(memory: Memory, motion: Plane | None, now: Memory, *, picture: bool = 
     if motion is None:
         apart, change = np.zeros_like(now.brightness), np.zeros_like(now.unrest)
         planes = (memory.steadied, memory.residual, memory.colors, memory.residual_colors)
-        changes = (apart, change, change, change, moving_alone(fine, change), fine)
-        return Carried(*planes, memory.unrest, *changes, memory.alpha, memory.depth)
+        usual = memory.unrest, memory.lasts
+        changes = (apart, change, change, change, change, moving_alone(fine, change), fine)
+        return Carried(*planes, *usual, *changes, memory.alpha, memory.depth)
     source = sources(motion)
     apart = sample_array(memory.brightness, source, beyond=(_BEYOND,))
     cv2.subtract(now.brightness, apart, dst=apart)
     size = np.abs(apart)
+    change = around(size)
+    steadied, astray = memory.steadied, change
+    if picture:
+        steadied = sample_array(memory.steadied, source, cubic=True)
+        astray = around(cv2.absdiff(now.brightness, steadied))
     coarse = sources(half(motion) * np.float32(0.5))
     between = between_pixels(coarse)
     alpha, depth = (
         None if p is None else sample_array(p, source) for p in (memory.alpha, memory.depth)
     )
     return Carried(
-        sample_array(memory.steadied, source, cubic=True) if picture else memory.steadied,
+        steadied,
         sample_array(memory.residual, source, beyond=(0,)),
         sample_array(memory.colors, coarse, cubic=True) if picture else memory.colors,
         sample_array(memory.residual_colors, coarse),
         sample_array(memory.unrest, coarse),
+        sample_array(memory.lasts, coarse),
         size,
-        around(size),
+        change,
         without_light(apart),
         between,
+        astray,
         moving_alone(fine, between),
         fine,
         alpha=alpha,
@@ -251,9 +268,11 @@ def steady_picture(
     """The memory of a picture with its flicker learned and steadied; `trust` is (h, w)."""
     unrest = learn(carried.flicker, carried.unrest, seen.age)
     if options.input_gain == 0:
-        return replace(seen, unrest=unrest)
+        return replace(seen, unrest=unrest, lasts=np.zeros_like(unrest))  # nothing tells
+    lasts = lasting(carried.astray, carried.change, carried.lasts)
     # a wrong picture is seen sooner than a wrong residual
     share = np.float32(options.input_gain) * noise_share(unrest, carried.still)
+    share *= lasts
     gain = cv2.multiply(cv2.pow(trust, _STRICT), whole(share, trust))
     steadied = steady(seen.brightness, carried.steadied, gain)
     tint = box_mean(larger(cv2.absdiff(seen.colors, carried.colors)[..., 1:]))
@@ -261,6 +280,7 @@ def steady_picture(
     return replace(
         seen,
         unrest=unrest,
+        lasts=lasts,
         steadied=refine(steadied, carried.fine, carried.between),
         colors=steady(seen.colors, carried.colors, half(gain) * tint_share),
     )
@@ -271,8 +291,8 @@ def fuse(
 ) -> Memory:
     """A steadied picture's memory with the `fresh` residual, fused; `trust` is (h, w)."""
     boil = around(cv2.absdiff(fresh.residual, carried.residual))
-    share = np.float32(options.gain) * noise_share(boil, carried.still)
-    gain = cv2.multiply(trust, whole(share, trust))
+    share = np.maximum(steadied.lasts, noise_share(boil, carried.astray))
+    gain = cv2.multiply(trust, whole(share, trust), scale=options.gain)
     return replace(
         steadied,
         residual=_fuse_residual(fresh.residual, carried.residual, gain),
@@ -318,6 +338,7 @@ def place(memory: Memory, old: Box, new: Box, *, ground: tuple[float, float, flo
         colors=moved(memory.colors, ycc, halves),
         residual_colors=moved(memory.residual_colors, 0, halves),
         unrest=moved(memory.unrest, 0, halves),
+        lasts=moved(memory.lasts, 1, halves),
         alpha=alpha,
         depth=depth,
         age=memory.age,

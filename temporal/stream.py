@@ -42,7 +42,7 @@ __all__ = ["Stream"]
 Box = tuple[slice, slice]
 State = dict[str, NDArray[Any]]
 
-_FUSED = ("steadied", "residual", "colors", "residual_colors", "unrest")
+_FUSED = ("steadied", "residual", "colors", "residual_colors", "unrest", "lasts")
 
 
 @dataclass(frozen=True, eq=False)

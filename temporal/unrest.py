@@ -8,11 +8,19 @@ place is how far the moved last frame is from this one. Four things make it:
   the spread of its innovations, after Mehra 1970, "On the Identification of Variances and Adaptive
   Kalman Filtering".
 - Light and shadow change broadly, and are followed at once: `broad`. They are not learned.
-- Moving by fractions of a pixel changes the finest detail by up to q. Averaging would cost it, and
-  has little to steady. So the past gets the share s = c^8 / (c^8 + q^8): a switch with a soft
-  edge, for q is a bound. (Wiener's c^2 / (c^2 + q^2) was measured to cost more detail, and to
-  steady less.) From whole pixels nothing is lost, and q is next to 0.
+- Moving by fractions of a pixel changes the finest detail by q and more. Averaging would cost it,
+  and has little to steady. So the past gets the share s = c^8 / (c^8 + q^8), a switch with a soft
+  edge. (Wiener's c^2 / (c^2 + q^2) was measured to cost more detail, and to steady less.) From
+  whole pixels nothing is lost, and q is next to 0.
 - What is left is new.
+
+No two frames tell flicker from things that slide over one another, as Gaussians do where a head
+turns; more of them do. The mean of what only trembles is nearer to each frame than the frame before
+is, the mean of what slides is further off. So the past is kept as far as it lasts: l is 1 where the
+steadied picture, moved, has for some frames been no further from the current one than the last
+picture as it came, and 0 where it is a tenth further. A restoration's past is also kept where it
+changes more than the picture has gone astray, which is the restorer's own doing: there s has the
+error of the steadied picture for q.
 """
 
 from typing import Any, cast
@@ -28,6 +36,7 @@ __all__ = [
     "between_pixels",
     "broad",
     "exceeding",
+    "lasting",
     "learn",
     "moving_alone",
     "noise_share",
@@ -41,9 +50,13 @@ _BROAD = (9, 9)
 _FEW = np.float32(1e-3)  # keeps 0 / 0 at 0
 _LEARN = 0.15  # share of the newest frame in what is usual
 _NEWS = np.float32(1 / 255)  # most that one frame tells beyond what is usual
-_LEVEL = np.float32(0.5 / 255)  # what moving alone changes anywhere: half a step of 8 bits
-_DETAIL = np.float32(1.6)  # and how many times the finest detail
-_LEAST = np.float32(1e-4)
+_LEVEL = np.float32(0.125 / 255)  # what moving alone changes anywhere
+_DETAIL = np.float32(0.4)  # and how many times the finest detail
+_LEAST = np.float32(2.5e-5)
+_WIDE = (9, 9)  # some 20 pixels a side: errors of fewer are too uncertain to compare
+_WORSE = np.float32(1.1)  # times as far astray as the last picture: the past does not last
+_PATIENCE = np.float32(0.3)  # at once, kept and forgotten would take turns
+_STEP = np.float32(1 / 255)  # errors below a step of 8 bits hardly count
 
 
 def broad(difference: Plane, weight: Plane) -> Plane:
@@ -77,16 +90,30 @@ def learn(change: Plane, usual: Plane, age: int) -> Plane:
     return usual + share * (seen - usual)
 
 
+def lasting(astray: Plane, change: Plane, before: Plane) -> Plane:
+    """Whether the past lasts, after one frame more: l of the module, in [0, 1].
+
+    Args:
+        astray: How far the steadied picture, moved, is from the current one around each place.
+        change: The same of the last picture as it came.
+        before: What this returned for the last frame, moved.
+    """
+    # beyond the border any difference is large
+    errors = (cv2.blur(np.minimum(p, _MOST_LIGHT), _WIDE) + _STEP for p in (astray, change))
+    found = np.clip((_WORSE - np.divide(*errors)) / (_WORSE - 1), 0, 1)
+    return cast(Plane, before + _PATIENCE * (found - before))
+
+
 def moving_alone(fine: Plane, between: Plane) -> Plane:
     """What moving alone changes where `detail` is (h, w): q of the module; see `between_pixels`."""
     # once more, so that shading, which moving keeps, does not count
     finest = np.abs(detail(fine))
-    return (around(finest) * _DETAIL + _LEVEL) * between + _LEAST
+    return (around(finest) * _DETAIL + _LEVEL) * between
 
 
-def noise_share(change: Plane, still: Plane) -> Plane:
-    """Share that the past gets: s of the module, in [0, 1)."""
-    c, q = change, still
+def noise_share(change: Plane, bound: Plane) -> Plane:
+    """Share of a change that is flicker, where `bound` is what else makes it: s of the module."""
+    c, q = change, np.maximum(bound, _LEAST)
     for _ in range(3):  # squaring is many times faster than numpy's power
         c, q = cv2.multiply(c, c), cv2.multiply(q, q)
     return cast(Plane, c / (c + q))

@@ -109,9 +109,13 @@ class Turbo(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """8 for the latent grid times 8 for the UNet's own levels, at full size."""
-        levels = len(self.vae.config.block_out_channels) - 1
-        return int(2 ** (levels + len(self.unet.config.block_out_channels) - 1))
+        """The latent grid, 8 at full size; the UNet copes with odd sides on its own levels."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def period(self) -> int:
+        """Pixels after which the UNet's coarsest grid comes again, 64 at full size."""
+        return int(self.multiple * 2 ** (len(self.unet.config.block_out_channels) - 1))
 
     def encode(self, picture: Tensor) -> tuple[Tensor, Skips]:
         """Picture in the encoder's range -> (mean and log variance (n, 8, h/8, w/8), skips)."""

@@ -93,6 +93,7 @@ class TurboRestorer:
     dtype: torch.dtype
     memory_format: torch.memory_format
     multiple: int
+    period: int
     guide: Guide | None = None
     keeps_colors: bool = False
 
@@ -103,7 +104,7 @@ class TurboRestorer:
         In truth group norms and attention see the whole picture, so that tiles differ by a
         little in tone from the picture in one piece; their edges are blended all the same.
         """
-        return self.multiple
+        return self.period
 
     @checked
     def __call__(self, rgb: Tensor) -> Tensor:
@@ -208,7 +209,7 @@ def turbo_restorer(
     if options.compile and guide is not None:
         raise InputError("a guided checkpoint has other weights for each frame: do not compile it")
     dtype = _precision(options.dtype, device)
-    multiple = network.multiple
+    multiple, period = network.multiple, network.period
     used: Turbo | TinyDecoded = network
     if options.decoder == "taesd":
         used = TinyDecoded(network, load_tiny_decoder(options.taesd))
@@ -217,7 +218,7 @@ def turbo_restorer(
     used.eval().requires_grad_(requires_grad=False)
     forward = _compiled(used) if options.compile else used
     guide = guide and _moved(guide, device, dtype)
-    return TurboRestorer(name, used, forward, device, dtype, layout, multiple, guide)
+    return TurboRestorer(name, used, forward, device, dtype, layout, multiple, period, guide)
 
 
 def _precision(wanted: Precision, device: torch.device) -> torch.dtype:

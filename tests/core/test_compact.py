@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from splatmend.core import Compact, CompactConfig, InputError
+from splatmend.core import Compact, CompactConfig, InputError, pad_to_multiple
 from splatmend.core.checkpoint import config_from_json
 from splatmend.core.compact import laplacian_bands
 
@@ -18,6 +18,28 @@ def test_an_untrained_network_changes_nothing_but_can_learn() -> None:
     (network(rgb) - 1).square().mean().backward()
     assert network.head.weight.grad is not None
     assert network.head.weight.grad.abs().amax() > 0
+
+
+def test_sides_need_not_fill_the_coarsest_cells() -> None:
+    network = Compact(
+        CompactConfig(
+            widths=(8, 8, 12, 12), encoder_blocks=(1,) * 3, middle_blocks=1, decoder_blocks=(1,) * 3
+        )
+    ).requires_grad_(requires_grad=False)
+    assert (network.multiple, network.period) == (8, 32)
+    torch.nn.init.normal_(network.head.weight, std=0.05)
+    reach = network.receptive_field
+    rgb = torch.rand(1, 3, reach + 72, reach + 120)  # of odd numbers of cells
+    rgb = rgb[..., : reach // 8 * 8 + 72, : reach // 8 * 8 + 120]
+    whole = network(rgb)
+    assert whole.shape == rgb.shape
+    larger = network(pad_to_multiple(rgb, 32))
+    inner = (..., slice(64), slice(112))
+    torch.testing.assert_close(whole[inner], larger[inner], rtol=0, atol=1e-5)
+    # towards the border, beyond which the picture is made up in another way, not much is either
+    among = larger[..., : whole.shape[2], : whole.shape[3]]
+    assert (whole - among).square().mean() < 0.1 * whole.square().mean()
+    assert not torch.equal(whole, among)
 
 
 def test_the_bands_add_up_to_what_the_coarsest_mean_leaves() -> None:
@@ -48,7 +70,7 @@ def test_the_locked_residual_keeps_the_mean() -> None:
 def test_the_default_is_as_large_as_the_card_says() -> None:
     network = Compact()
     assert sum(p.numel() for p in network.parameters()) == 4_562_851
-    assert network.multiple == 32
+    assert (network.multiple, network.period) == (8, 32)
     stored = json.loads(json.dumps(network.config.to_dict()))
     assert config_from_json(CompactConfig, stored) == network.config
 

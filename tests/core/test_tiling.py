@@ -23,7 +23,7 @@ def test_seams_are_invisible_where_the_reach_fits(
 
 def test_no_tile_is_larger_than_asked() -> None:
     class Watch:
-        name, device, multiple, reach = "watch", torch.device("cpu"), 32, 40
+        name, device, period, reach = "watch", torch.device("cpu"), 32, 40
         keeps_colors = True
 
         def __call__(self, rgb: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,22 @@
 """Flicker is steadied; light, detail that only moves, and calm restorers are left alone."""
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
 
 from splatmend.core import Frame, load_restorer, restore_frames
+from splatmend.temporal import Stream
 from splatmend.temporal.flow import settle
-from splatmend.temporal.unrest import between_pixels, broad, exceeding, learn, noise_share
+from splatmend.temporal.unrest import (
+    between_pixels,
+    broad,
+    exceeding,
+    lasting,
+    learn,
+    noise_share,
+)
 
 from streams import SIZE, Boiling, clip, flicker, stream
 
@@ -109,6 +119,49 @@ def test_shares_and_what_is_usual():
     assert noise_share(change, change)[0, 0] == pytest.approx(0.5)
     assert noise_share(2 * change, change).min() > 0.99
     assert noise_share(none, change).max() == 0
+
+
+def test_the_past_lasts_while_it_is_as_near_as_the_last_picture():
+    error, beyond = np.full((48, 64), 4 / 255, np.float32), np.full((48, 64), 9, np.float32)
+
+    def after(astray, change, before):
+        past = np.full_like(error, before)
+        for _ in range(30):
+            past = lasting(astray, change, past)
+        return past
+
+    for before in (0, 1):
+        assert after(error, error, before) == pytest.approx(1, abs=1e-4)
+        assert after(error / 2, error, before) == pytest.approx(1, abs=1e-4)
+        assert after(1.4 * error, error, before).max() < 1e-4
+        assert 0.2 < after(1.06 * error, error, before).mean() < 0.8
+        assert after(beyond, beyond, before) == pytest.approx(1, abs=1e-4)
+        assert after(error / 80, 0 * error, before).min() > 0.4  # a twentieth of a level
+    assert lasting(2 * error, error, np.ones_like(error)).min() > 0.5  # once is no habit
+
+
+def test_what_slides_over_one_another_keeps_its_detail():
+    # two textures, one of which drifts by half a pixel a frame from what the motion says
+    frames, over = clip(16), grain(5, 14).repeat(2, 1)
+    across, down = np.meshgrid(*(np.arange(s, dtype=np.float32) for s in SIZE[::-1]))
+
+    def slide(index, color):
+        drifted = cv2.remap(over, across + 2.5 * index, down, cv2.INTER_CUBIC)
+        return color + np.roll(drifted, -index, 0)
+
+    frames = changed(frames, slide)
+    steady = Stream(load_restorer("copy", device="cpu")).restore(frames)
+    errors = [
+        np.abs(a.color.astype(float) - b.color)[8:-8, 8:-8].mean()
+        for a, b in zip(steady, frames, strict=True)
+    ]
+    step = np.mean(
+        [
+            np.abs(b.color[:-1, :-2].astype(float) - a.color[1:, 2:]).mean()
+            for a, b in pairwise(frames)
+        ]
+    )
+    assert np.mean(errors[6:]) < 0.45 * step  # 1.9 where the past is always kept
 
 
 def test_light_is_the_mean_of_what_counts():

@@ -68,7 +68,7 @@ def test_the_base_has_the_released_size() -> None:
     assert count(vae.decoder) == 49_490_179
     assert (count(vae.quant_conv), count(vae.post_quant_conv)) == (72, 20)
     assert count(full_size().vae, "skip_conv") == 491_520
-    assert network.multiple == 64
+    assert (network.multiple, network.period) == (8, 64)
 
 
 def test_upstreams_targets_are_these_layers(as_upstream: Turbo) -> None:

@@ -50,7 +50,8 @@ def test_a_checkpoint_becomes_a_restorer(
     tiny_turbo: Path, tiny_base: Path, weights: TurboWeights
 ) -> None:
     restorer = load_restorer(tiny_turbo, device="cpu", base=tiny_base)
-    assert (restorer.name, restorer.multiple, restorer.reach) == ("tiny", 64, 64)
+    assert (restorer.name, restorer.multiple, restorer.reach) == ("tiny", 8, 64)
+    assert restorer.period == 64
     assert not restorer.keeps_colors
     assert weights.prompts is not None
     network = build_turbo(*load_base(tiny_base), weights.prompts, weights)
@@ -58,6 +59,9 @@ def test_a_checkpoint_becomes_a_restorer(
     with torch.no_grad():
         expected = network(rgb)
     torch.testing.assert_close(restorer(rgb), expected, rtol=1e-4, atol=1e-5)
+    odd = torch.rand(1, 3, 72, 136)  # as pix2pix-turbo, which cuts sides to multiples of 8
+    with torch.no_grad():
+        torch.testing.assert_close(restorer(odd), network(odd), rtol=1e-4, atol=1e-5)
     plain = build_turbo(*load_base(tiny_base), weights.prompts, TurboWeights(weights.settings))
     with torch.no_grad():
         assert (plain(rgb) - expected).abs().max() > 0.05  # the file's content matters
