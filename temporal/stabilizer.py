@@ -269,7 +269,7 @@ def steady_picture(
     unrest = learn(carried.flicker, carried.unrest, seen.age)
     if options.input_gain == 0:
         return replace(seen, unrest=unrest, lasts=np.zeros_like(unrest))  # nothing tells
-    lasts = lasting(carried.astray, carried.change, carried.lasts)
+    lasts = lasting(carried.astray, carried.change, carried.unrest, carried.lasts)
     # a wrong picture is seen sooner than a wrong residual
     share = np.float32(options.input_gain) * noise_share(unrest, carried.still)
     share *= lasts

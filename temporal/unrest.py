@@ -18,9 +18,9 @@ No two frames tell flicker from things that slide over one another, as Gaussians
 turns; more of them do. The mean of what only trembles is nearer to each frame than the frame before
 is, the mean of what slides is further off. So the past is kept as far as it lasts: l is 1 where the
 steadied picture, moved, has for some frames been no further from the current one than the last
-picture as it came, and 0 where it is a tenth further. A restoration's past is also kept where it
-changes more than the picture has gone astray, which is the restorer's own doing: there s has the
-error of the steadied picture for q.
+picture was, or usually is, and 0 where it is a tenth further. A restoration's past is also kept
+where it changes more than the picture has gone astray, which is the restorer's own doing: there s
+has the error of the steadied picture for q.
 """
 
 from typing import Any, cast
@@ -55,6 +55,7 @@ _DETAIL = np.float32(0.4)  # and how many times the finest detail
 _LEAST = np.float32(2.5e-5)
 _WIDE = (9, 9)  # some 20 pixels a side: errors of fewer are too uncertain to compare
 _WORSE = np.float32(1.1)  # times as far astray as the last picture: the past does not last
+_USUAL = np.float32(0.75)  # and by how much of what is usual the last picture is off at least
 _PATIENCE = np.float32(0.3)  # at once, kept and forgotten would take turns
 _STEP = np.float32(1 / 255)  # errors below a step of 8 bits hardly count
 
@@ -90,16 +91,18 @@ def learn(change: Plane, usual: Plane, age: int) -> Plane:
     return usual + share * (seen - usual)
 
 
-def lasting(astray: Plane, change: Plane, before: Plane) -> Plane:
+def lasting(astray: Plane, change: Plane, usual: Plane, before: Plane) -> Plane:
     """Whether the past lasts, after one frame more: l of the module, in [0, 1].
 
     Args:
         astray: How far the steadied picture, moved, is from the current one around each place.
         change: The same of the last picture as it came.
+        usual: What `learn` makes of that; codecs repeat what they have and then replace it.
         before: What this returned for the last frame, moved.
     """
+    of_last = np.maximum(change, _USUAL * usual)
     # beyond the border any difference is large
-    errors = (cv2.blur(np.minimum(p, _MOST_LIGHT), _WIDE) + _STEP for p in (astray, change))
+    errors = (cv2.blur(np.minimum(p, _MOST_LIGHT), _WIDE) + _STEP for p in (astray, of_last))
     found = np.clip((_WORSE - np.divide(*errors)) / (_WORSE - 1), 0, 1)
     return cast(Plane, before + _PATIENCE * (found - before))
 

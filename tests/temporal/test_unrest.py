@@ -124,10 +124,10 @@ def test_shares_and_what_is_usual():
 def test_the_past_lasts_while_it_is_as_near_as_the_last_picture():
     error, beyond = np.full((48, 64), 4 / 255, np.float32), np.full((48, 64), 9, np.float32)
 
-    def after(astray, change, before):
+    def after(astray, change, before, usual=0):
         past = np.full_like(error, before)
         for _ in range(30):
-            past = lasting(astray, change, past)
+            past = lasting(astray, change, np.full_like(error, usual), past)
         return past
 
     for before in (0, 1):
@@ -137,7 +137,9 @@ def test_the_past_lasts_while_it_is_as_near_as_the_last_picture():
         assert 0.2 < after(1.06 * error, error, before).mean() < 0.8
         assert after(beyond, beyond, before) == pytest.approx(1, abs=1e-4)
         assert after(error / 80, 0 * error, before).min() > 0.4  # a twentieth of a level
-    assert lasting(2 * error, error, np.ones_like(error)).min() > 0.5  # once is no habit
+        assert after(error, 0 * error, before).max() < 1e-4
+        assert after(error, 0 * error, before, usual=6 / 255) == pytest.approx(1, abs=1e-4)
+    assert lasting(2 * error, error, 0 * error, np.ones_like(error)).min() > 0.5  # once is no habit
 
 
 def test_what_slides_over_one_another_keeps_its_detail():
