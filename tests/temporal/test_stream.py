@@ -268,8 +268,8 @@ def test_every_restorer_takes_part(name):
     alone = restore_frames_one_by_one(restorer, frames)
     assert np.array_equal(answers[0].color, alone[0].color)
     # steadied, not replaced: the picture stays what the restorer makes of it on a grid moved along
-    rgb, period = to_tensor([frames[2].color]), restorer.multiple
-    anchor = Anchor(4 % period, 2 % period)
+    rgb, below = to_tensor([frames[2].color]), restorer.multiple
+    anchor = Anchor(4 % below, 2 % below)
     moved = restore_anchored(restorer, rgb, anchor, RestoreOptions())
     (moved,) = from_tensor(moved, np.uint8)
     assert np.abs(answers[2].color.astype(int) - moved).mean() < 2
