@@ -36,7 +36,7 @@ from splatmend.plugin.sockets import DEFAULT_URL, host_port
 from splatmend.plugin.stats import MetricsEndpoint
 from splatmend.plugin.watch import Watch
 from splatmend.plugin.workers import Engine, engine_of
-from splatmend.temporal import Stream
+from splatmend.temporal import Stream, warm_up
 
 __all__ = ["ServeConfig", "engines_of", "main", "serve"]
 
@@ -138,6 +138,8 @@ def engines_of(config: ServeConfig) -> list[Engine]:
         SplatmendError: a model or a device cannot be used.
     """
     options = RestoreOptions(strength=config.strength, color_lock=config.color_lock)
+    if config.temporal:
+        warm_up()
     return [
         engine_of(
             load_restorer(config.model, device=device, base=config.base, adapter=config.adapter),

@@ -6,8 +6,11 @@ warp        move a picture along backward flow; the package's one definition of 
 validity    where motion may be trusted
 flow        FlowEstimator: OpenCV's DIS, torchvision's RAFT
 anchor      the network's grid goes along with what it restores
+memory      what one frame leaves to the next
 stabilizer  one step: a residual fused with the last one
-planes      small steps on float planes: half the size, the finest band, a mix of two
+planes      steps on float planes: half the size, bands, differences, mixes
+sweeps      their loops over rows
+compiled    how these become machine code, and run in bands of rows
 steady      the picture itself without its flicker
 unrest      what of a change is flicker, what is new, and what moving alone makes
 cuts        where one scene ends
@@ -25,7 +28,7 @@ from splatmend.temporal.loss import (
 )
 from splatmend.temporal.measures import ClipMeasures, MeasureOptions, TemporalMeasures
 from splatmend.temporal.stabilizer import TemporalOptions
-from splatmend.temporal.stream import Stream
+from splatmend.temporal.stream import Stream, warm_up
 from splatmend.temporal.validity import (
     alphas_agree,
     depths_agree,
@@ -52,5 +55,6 @@ __all__ = [
     "self_condition",
     "temporal_difference",
     "temporal_loss",
+    "warm_up",
     "warp",
 ]

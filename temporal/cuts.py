@@ -10,7 +10,7 @@ _LIMIT = 0.2
 _FLAT = 10 / 255  # contrast that a flat picture counts as having: 2 levels of noise are no cut
 
 
-def is_cut(apart: NDArray[np.float32], brightness: NDArray[np.float32]) -> bool:
+def is_cut(moved: NDArray[np.float32], brightness: NDArray[np.float32]) -> bool:
     """Whether the last picture, moved as well as it goes, tells nothing of this one.
 
     Mean difference over the picture's own contrast (mean distance from its mean). On moving heads
@@ -18,13 +18,13 @@ def is_cut(apart: NDArray[np.float32], brightness: NDArray[np.float32]) -> bool:
     white ground it is 0.3 and more, between scenes about 1.
 
     Args:
-        apart: How far the moved picture is from this one, (h, w), of [0, 1]; what is above 1
-            comes from beyond the border and does not count.
+        moved: Brightness of the last picture, moved, (h, w) in [0, 1]; what is below 0 comes
+            from beyond the border and does not count.
         brightness: This picture's, (h, w) in [0, 1].
     """
-    found, sample = (p[::_STEP, ::_STEP].copy() for p in (apart, brightness))
-    known = found <= 1
+    last, sample = (p[::_STEP, ::_STEP].copy() for p in (moved, brightness))
+    known = last >= 0
     if not known.any():
         return True
     contrast = np.abs(sample - sample.mean()).mean()
-    return bool(found.mean(where=known) > _LIMIT * max(contrast, _FLAT))
+    return bool(np.abs(last - sample).mean(where=known) > _LIMIT * max(contrast, _FLAT))

@@ -6,7 +6,7 @@ An estimator takes the last and the current picture and gives backward flow, as 
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from splatmend.core import CheckpointError, InputError, from_tensor, pad_to_multiple, to_tensor
-from splatmend.temporal.planes import around, half, larger
-from splatmend.temporal.warp import sample_array, sources
+from splatmend.temporal.planes import aim, around, difference, rest
+from splatmend.temporal.warp import sample_array
 
 __all__ = ["DisFlow", "FlowEstimator", "RaftFlow", "load_flow", "settle"]
 
@@ -63,12 +63,15 @@ class DisFlow:
     """
 
     name: str = "dis"
+    descents: int = 16
+    """Steps of each patch's search; fewer follow splats that tremble less, and fast turns worse."""
     refinement: int = 5
-    """Rounds of variational refinement; two do for the stabiliser, in 0.6 of the time."""
+    """Rounds of variational refinement; three do for the stabiliser."""
     _search: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        search.setGradientDescentIterations(self.descents)
         search.setVariationalRefinementIterations(self.refinement)
         object.__setattr__(self, "_search", search)
 
@@ -87,7 +90,7 @@ class DisFlow:
         if below or right:
             grays = [cv2.copyMakeBorder(g, 0, below, 0, right, cv2.BORDER_REPLICATE) for g in grays]
         flow = self._search.calc(*grays, None)
-        return cast(NDArray[np.float32], flow[:height, :width])
+        return np.ascontiguousarray(flow[:height, :width])
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def load_flow(spec: str, *, device: torch.device | str = "cpu") -> FlowEstimator
     if name == "dis" and not path:
         return DisFlow()
     if name == "dis-fast" and not path:
-        return DisFlow(name, refinement=2)
+        return DisFlow(name, descents=8, refinement=3)
     if name == "raft" and path:
         return RaftFlow.load(Path(path), device=device)
     raise InputError(
@@ -176,12 +179,10 @@ def settle(
     Estimates tremble by parts of a pixel where nothing moves, which blurs whatever is moved along
     them again and again. `previous` and `current` are brightness, (h, w) in [0, 1].
     """
-    moved = sample_array(previous, sources(motion))
-    here, there = (around(np.abs(p - current)) for p in (previous, moved))
-    stays = (here <= there) & (larger(np.abs(half(motion))) < _SLOW)
-    height, width = current.shape
-    moves = cv2.resize(1 - stays.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    return cast(NDArray[np.float32], motion * moves[..., None])
+    moved, settled = sample_array(previous, aim(motion)), motion.copy()
+    here, there = (around(difference(current, p)[1]) for p in (previous, moved))
+    rest(settled, here, there, _SLOW)
+    return settled
 
 
 def _check_pair(previous: Tensor, current: Tensor) -> None:

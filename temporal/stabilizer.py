@@ -19,57 +19,68 @@ from frame to frame, so its mean fades to a blur; k brings its energy, in two ba
 neighbourhood, back to that of the current frame. Detail then moves with the head instead of
 boiling or fading, and where a restorer does nothing, nothing is left.
 
-Everything here works on arrays on the CPU, where frames come from and go to; brightness at full
-size and colour at half, as video coders see it, which halves the work.
+Everything here works on arrays on the CPU, where frames come from and go to: brightness at full
+size, colour and whatever says how much of the past to keep at half, as video coders see it. What
+is done to whole planes is compiled: see compiled.py and sweeps.py.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import cv2 as typed_cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from splatmend.core import InputError
-from splatmend.temporal.planes import Plane, around, box_mean, detail, half, larger, mix, whole
+from splatmend.temporal.memory import Memory
+from splatmend.temporal.planes import (
+    Picture,
+    Plane,
+    Planes,
+    aim,
+    aim_cells,
+    around,
+    box_mean,
+    difference,
+    finest,
+    flicker,
+    half,
+    mix,
+    raise_bands,
+    revised,
+    split,
+)
 from splatmend.temporal.steady import refine, steady, stretch
 from splatmend.temporal.unrest import (
-    between_pixels,
+    broad,
     exceeding,
+    is_light,
     lasting,
     learn,
     moving_alone,
     noise_share,
-    without_light,
 )
 from splatmend.temporal.validity import alphas_agree, depths_agree
-from splatmend.temporal.warp import sample_array, sources
+from splatmend.temporal.warp import sample_array
 
 cv2: Any = typed_cv2  # its stubs lose every shape and dtype on the way
 
 __all__ = [
     "Carried",
-    "Memory",
+    "Compared",
     "TemporalOptions",
-    "add_residual",
+    "Trust",
     "carry",
+    "compare",
     "fuse",
-    "look",
-    "place",
     "revise",
     "steady_picture",
-    "trust_map",
+    "trusted",
 ]
 
-Box = tuple[slice, slice]
-
-_STRICT = 4  # so many times sooner the picture's memory is distrusted
 _TINT = np.float32(2.5)  # colours at half the size lose more by moving than brightness
+_AROUND = np.ones((3, 3), np.uint8)
 _BEYOND = -9.0  # brightness of what lies beyond the border: unlike anything
-_TO_RGB = np.array(  # from a difference of YCrCb, without that of Y
-    [[0, 1.403, 0], [0, -0.714, -0.344], [0, 0, 1.773]], np.float32
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,244 +127,181 @@ class TemporalOptions:
                 raise InputError(f"{name} must be at least 1, got {value}")
 
 
-@dataclass(frozen=True, eq=False)
-class Memory:
-    """What one frame leaves to the next."""
-
-    seen: NDArray[np.uint8]
-    """(h, w, 3): the picture as the network saw it, in 8 bits."""
-    brightness: Plane
-    """(h, w), of [0, 1]: the picture's, which tells the next frame where the rest belongs."""
-    steadied: Plane
-    """(h, w): the same without its flicker."""
-    residual: Plane
-    """(h, w): of brightness."""
-    colors: Plane
-    """(h / 2, w / 2, 3), rounded up: the steadied picture in OpenCV's YCrCb, without use of Y."""
-    residual_colors: Plane
-    """(h / 2, w / 2, 3): likewise the residual."""
-    unrest: Plane
-    """(h / 2, w / 2), of [0, 1]: how much the picture usually changes along its motion."""
-    lasts: Plane
-    """(h / 2, w / 2) in [0, 1]: whether what is steadied here has lasted so far."""
-    alpha: Plane | None = None
-    """(h, w) in [0, 1]."""
-    depth: Plane | None = None
-    """(h, w), the renderer's units."""
-    age: int = 0
-    """Frames since the stream began."""
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Carried:
-    """Planes of a memory, moved to where the next frame sees the same things."""
+    """Planes of a memory, moved to where the next frame sees the same things.
 
+    Planes are half planes but for those of (h, w).
+    """
+
+    brightness: Plane
+    """(h, w); below 0 where it comes from beyond the border."""
     steadied: Plane
+    """(h, w)."""
     residual: Plane
-    colors: Plane
-    residual_colors: Plane
+    """(h, w)."""
+    colors: Planes
+    residual_colors: Planes
     unrest: Plane
     lasts: Plane
-    apart: Plane
-    """(h, w): how far the moved picture's brightness is from the current one's; above 1 where it
-    comes from beyond the border."""
+    alpha: Plane | None
+    """(h, w)."""
+    depth: Plane | None
+    """(h, w)."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Compared:
+    """How a moved memory and the current picture differ, in half planes."""
+
     change: Plane
-    """(h / 2, w / 2): the mean of that around each place."""
+    """How far the last picture is from the current one around each place."""
     flicker: Plane
     """The same without what changes broadly, as light does."""
-    between: Plane
-    """(h / 2, w / 2) in [0, 1]: how far between pixels it comes from."""
     astray: Plane
-    """(h / 2, w / 2): how far the moved steadied picture is from the current one."""
-    still: Plane
-    """(h / 2, w / 2): what moving alone changes."""
+    """How far the steadied picture is from the current one."""
+    drift: Plane
+    """The current picture less the steadied one."""
+    between: Plane
+    """How far between pixels it comes from, in [0, 1]."""
+    moving: Plane
+    """What moving alone changes."""
     fine: Plane
-    """(h, w): the finest band of the current picture's brightness."""
-    alpha: Plane | None
-    depth: Plane | None
+    """Energy of the current picture's finest band, a quarter plane; see `split`."""
 
 
-def look(seen: NDArray[np.uint8], picture: Plane, **more: Any) -> Memory:
-    """The memory of a picture, (h, w, 3) in [0, 1], that nothing was done to yet."""
-    brightness, colors = _brightness(picture), _half_colors(picture)
-    nothing, unrest = np.zeros_like(brightness), np.zeros(colors.shape[:2], np.float32)
-    planes = (brightness, brightness, nothing, colors, np.zeros_like(colors), unrest, 1 - unrest)
-    return Memory(seen, *planes, **more)
+@dataclass(frozen=True, eq=False)
+class Trust:
+    """How far what was carried belongs to a frame."""
+
+    share: Plane
+    """(h / 2, w / 2) in [0, 1]."""
+    forgets: slice
+    """Rows of the frame that forget all."""
 
 
-def add_residual(seen: Memory, restored: Plane) -> Memory:
-    """The memory of a picture, with what became of it: (h, w, 3) in [0, 1]."""
-    residual, colors = _brightness(restored), _half_colors(restored)
-    cv2.subtract(residual, seen.brightness, dst=residual)
-    cv2.subtract(colors, seen.colors, dst=colors)
-    return replace(seen, residual=residual, residual_colors=colors)
-
-
-def revise(restored: Plane, fresh: Memory, fused: Memory) -> Plane:
+def revise(restored: Picture, fresh: Memory, fused: Memory) -> Picture:
     """A restored picture (h, w, 3), whose memory was `fresh`, as its fused memory has it."""
-    change = cv2.subtract(fused.steadied, fresh.steadied)
-    cv2.add(change, cv2.subtract(fused.residual, fresh.residual), dst=change)
-    colors = cv2.subtract(fused.colors, fresh.colors)
-    cv2.add(colors, cv2.subtract(fused.residual_colors, fresh.residual_colors), dst=colors)
-    colors = cv2.transform(colors, _TO_RGB)
-    whole = cv2.resize(colors, restored.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    cv2.add(whole, cv2.cvtColor(change, cv2.COLOR_GRAY2RGB), dst=whole)
-    return cast(Plane, cv2.add(whole, restored, dst=whole))
+    tints = (fused.colors - fresh.colors) + (fused.residual_colors - fresh.residual_colors)
+    change = (fused.steadied, fresh.steadied, fused.residual, fresh.residual)
+    return revised(restored, change, tints)
 
 
-def carry(memory: Memory, motion: Plane | None, now: Memory, *, picture: bool = True) -> Carried:
-    """Move a memory along backward `motion` (h, w, 2) to where it is `now`.
+def carry(memory: Memory, motion: Plane | None) -> tuple[Carried, Plane]:
+    """Move a memory along backward `motion` (h, w, 2); None: nothing has moved.
 
-    Without motion nothing has moved, and the pictures are the same. Of `now` only the picture
-    counts. `picture` is whether the steadied picture is wanted; it is half of the work.
+    Returns:
+        What it has where the current frame sees the same things, and how far between pixels that
+        comes from, a half plane of [0, 1].
     """
-    fine = detail(now.brightness)
     if motion is None:
-        apart, change = np.zeros_like(now.brightness), np.zeros_like(now.unrest)
-        planes = (memory.steadied, memory.residual, memory.colors, memory.residual_colors)
-        usual = memory.unrest, memory.lasts
-        changes = (apart, change, change, change, change, moving_alone(fine, change), fine)
-        return Carried(*planes, *usual, *changes, memory.alpha, memory.depth)
-    source = sources(motion)
-    apart = sample_array(memory.brightness, source, beyond=(_BEYOND,))
-    cv2.subtract(now.brightness, apart, dst=apart)
-    size = np.abs(apart)
-    change = around(size)
-    steadied, astray = memory.steadied, change
-    if picture:
-        steadied = sample_array(memory.steadied, source, cubic=True)
-        astray = around(cv2.absdiff(now.brightness, steadied))
-    coarse = sources(half(motion) * np.float32(0.5))
-    between = between_pixels(coarse)
+        same = {plane.name: getattr(memory, plane.name) for plane in fields(Carried)}
+        return Carried(**same), np.zeros_like(memory.unrest)
+    source = aim(motion)
+    coarse, between = aim_cells(source)
+    # OpenCV samples four planes that lie together, pixel by pixel, as fast as one
+    four = cv2.merge([*memory.residual_colors, memory.unrest, memory.lasts])
+    red, blue, unrest, lasts = cv2.split(sample_array(four, coarse))
     alpha, depth = (
         None if p is None else sample_array(p, source) for p in (memory.alpha, memory.depth)
     )
-    return Carried(
-        steadied,
-        sample_array(memory.residual, source, beyond=(0,)),
-        sample_array(memory.colors, coarse, cubic=True) if picture else memory.colors,
-        sample_array(memory.residual_colors, coarse),
-        sample_array(memory.unrest, coarse),
-        sample_array(memory.lasts, coarse),
-        size,
-        change,
-        without_light(apart),
-        between,
-        astray,
-        moving_alone(fine, between),
-        fine,
+    carried = Carried(
+        brightness=sample_array(memory.brightness, source, beyond=(_BEYOND,)),
+        steadied=sample_array(memory.steadied, source, cubic=True),
+        residual=sample_array(memory.residual, source, beyond=(0,)),
+        colors=np.stack([sample_array(p, coarse, cubic=True) for p in memory.colors]),
+        residual_colors=np.stack([red, blue]),
+        unrest=unrest,
+        lasts=lasts,
         alpha=alpha,
         depth=depth,
     )
+    return carried, between
 
 
-def trust_map(carried: Carried, now: Memory, options: TemporalOptions) -> Plane:
-    """How far `carried` belongs to this frame, (h, w) in [0, 1]."""
-    new = exceeding(carried.change, carried.unrest)
-    trust = whole(np.exp(new * np.float32(-1 / options.tolerance)), now.brightness)
+def compare(carried: Carried, between: Plane, now: Memory) -> Compared:
+    """Tell what was carried from the current picture."""
+    signed, change = difference(now.brightness, carried.brightness)
+    drift, astray = difference(now.brightness, carried.steadied)
+    light = broad(signed, is_light(signed))
+    low, energies = split(now.brightness)
+    return Compared(
+        change=around(change),
+        flicker=around(flicker(now.brightness, carried.brightness, light)),
+        astray=around(astray),
+        drift=drift,
+        between=between,
+        moving=moving_alone(around(finest(now.brightness, low)), between),
+        fine=energies[0],
+    )
+
+
+def trusted(carried: Carried, compared: Compared, now: Memory, options: TemporalOptions) -> Trust:
+    """How far `carried` belongs to this frame."""
+    new = exceeding(compared.change, carried.unrest)
+    share = np.exp(new * np.float32(-1 / options.tolerance))
     for before, after, agree in (
         (carried.alpha, now.alpha, alphas_agree), (carried.depth, now.depth, depths_agree),
     ):  # fmt: skip
         if before is not None and after is not None:
-            trust *= agree(torch.tensor(before), torch.tensor(after)).numpy()
+            other = ~agree(torch.tensor(before), torch.tensor(after)).numpy()
+            # enlarged, a place is a mean with those beside it: they forget too
+            share[cv2.dilate(half(other.astype(np.float32)), _AROUND) > 0] = 0
     # a few rows in turn forget, so that nothing lives for ever and nothing is seen to end
-    height, turn = trust.shape[0], now.age % options.max_age
-    trust[height * turn // options.max_age : height * (turn + 1) // options.max_age] = 0
-    return trust
+    height, turn = len(now.brightness), now.age % options.max_age
+    rows = height * turn // options.max_age, height * (turn + 1) // options.max_age
+    return Trust(share, slice(*rows))
 
 
 def steady_picture(
-    seen: Memory, carried: Carried, trust: Plane, options: TemporalOptions
+    seen: Memory, carried: Carried, compared: Compared, trust: Trust, options: TemporalOptions
 ) -> Memory:
-    """The memory of a picture with its flicker learned and steadied; `trust` is (h, w)."""
-    unrest = learn(carried.flicker, carried.unrest, seen.age)
-    if options.input_gain == 0:
-        return replace(seen, unrest=unrest, lasts=np.zeros_like(unrest))  # nothing tells
-    lasts = lasting(carried.astray, carried.change, carried.unrest, carried.lasts)
-    # a wrong picture is seen sooner than a wrong residual
-    share = np.float32(options.input_gain) * noise_share(unrest, carried.still)
-    share *= lasts
-    gain = cv2.multiply(cv2.pow(trust, _STRICT), whole(share, trust))
-    steadied = steady(seen.brightness, carried.steadied, gain)
-    tint = box_mean(larger(cv2.absdiff(seen.colors, carried.colors)[..., 1:]))
-    tint_share = noise_share(tint, _TINT * carried.still)
-    return replace(
-        seen,
-        unrest=unrest,
-        lasts=lasts,
-        steadied=refine(steadied, carried.fine, carried.between),
-        colors=steady(seen.colors, carried.colors, half(gain) * tint_share),
-    )
+    """The memory of a picture with its flicker learned and steadied."""
+    unrest = learn(compared.flicker, carried.unrest, seen.age)
+    lasts = lasting(compared.astray, compared.change, carried.unrest, carried.lasts)
+    # a wrong picture is seen sooner than a wrong residual: four times as strict
+    strict = trust.share**2
+    gain = strict * strict * noise_share(unrest, compared.moving) * lasts
+    gain *= np.float32(options.input_gain)
+    steadied = steady(seen.brightness, carried.steadied, compared.drift, gain)
+    refine(steadied, compared.fine, compared.between)
+    steadied[trust.forgets] = seen.brightness[trust.forgets]
+    tint = box_mean(np.abs(seen.colors - carried.colors).max(0))
+    tint_gain = half(gain * noise_share(tint, _TINT * compared.moving))
+    colors = [
+        steady(p, moved, half(p - moved), tint_gain)
+        for p, moved in zip(seen.colors, carried.colors, strict=True)
+    ]
+    return replace(seen, unrest=unrest, lasts=lasts, steadied=steadied, colors=np.stack(colors))
 
 
 def fuse(
-    fresh: Memory, steadied: Memory, carried: Carried, trust: Plane, options: TemporalOptions
+    fresh: Memory,
+    steadied: Memory,
+    carried: Carried,
+    compared: Compared,
+    trust: Trust,
+    options: TemporalOptions,
 ) -> Memory:
-    """A steadied picture's memory with the `fresh` residual, fused; `trust` is (h, w)."""
-    boil = around(cv2.absdiff(fresh.residual, carried.residual))
-    share = np.maximum(steadied.lasts, noise_share(boil, carried.astray))
-    gain = cv2.multiply(trust, whole(share, trust), scale=options.gain)
-    return replace(
-        steadied,
-        residual=_fuse_residual(fresh.residual, carried.residual, gain),
-        residual_colors=mix(fresh.residual_colors, carried.residual_colors, half(gain)),
-    )
+    """A steadied picture's memory with the `fresh` residual, fused."""
+    _, boil = difference(fresh.residual, carried.residual)
+    share = np.maximum(steadied.lasts, noise_share(around(boil), compared.astray))
+    gain = np.float32(options.gain) * trust.share * share
+    residual = _fuse_residual(fresh.residual, carried.residual, gain)
+    residual[trust.forgets] = fresh.residual[trust.forgets]
+    gain = half(gain)
+    colors = [
+        mix(plane, moved, gain)
+        for plane, moved in zip(fresh.residual_colors, carried.residual_colors, strict=True)
+    ]
+    return replace(steadied, residual=residual, residual_colors=np.stack(colors))
 
 
 def _fuse_residual(residual: Plane, moved: Plane, gain: Plane) -> Plane:
-    """The formula for r above, for brightness; all (h, w)."""
+    """The formula for r above, for brightness: (h, w), and the gain a half plane."""
     mixed = mix(residual, moved, gain)
-    low, fresh_low = box_mean(mixed), box_mean(residual)
-    cv2.subtract(mixed, low, dst=mixed)
-    fine = stretch(cv2.subtract(residual, fresh_low), mixed)
-    cv2.add(mixed, cv2.multiply(mixed, fine), dst=mixed)
-    cv2.add(low, cv2.multiply(low, stretch(fresh_low, low)), dst=low)
-    return cast(Plane, cv2.add(mixed, low, dst=mixed))
-
-
-def place(memory: Memory, old: Box, new: Box, *, ground: tuple[float, float, float]) -> Memory:
-    """A memory of the box `old` of a frame as one of the box `new`; `ground` is the matte."""
-
-    def moved(plane: NDArray[Any], fill: Any, boxes: tuple[Box, Box] = (old, new)) -> NDArray[Any]:
-        sides = [s.stop - s.start for s in boxes[1]]
-        result = np.full((*sides, *plane.shape[2:]), fill, plane.dtype)
-        source, target = [], []
-        for a, b in zip(*boxes, strict=True):
-            first = max(a.start, b.start)
-            last = max(first, min(a.stop, b.stop))
-            source.append(slice(first - a.start, last - a.start))
-            target.append(slice(first - b.start, last - b.start))
-        result[tuple(target)] = plane[tuple(source)]
-        return result
-
-    matte = np.array([[ground]], np.float32)
-    ycc = cv2.cvtColor(matte, cv2.COLOR_RGB2YCrCb).ravel().tolist()
-    halves = _half_box(old), _half_box(new)
-    alpha, depth = (None if p is None else moved(p, 0) for p in (memory.alpha, memory.depth))
-    return Memory(
-        seen=moved(memory.seen, [round(255 * value) for value in ground]),
-        brightness=moved(memory.brightness, ycc[0]),
-        steadied=moved(memory.steadied, ycc[0]),
-        residual=moved(memory.residual, 0),
-        colors=moved(memory.colors, ycc, halves),
-        residual_colors=moved(memory.residual_colors, 0, halves),
-        unrest=moved(memory.unrest, 0, halves),
-        lasts=moved(memory.lasts, 1, halves),
-        alpha=alpha,
-        depth=depth,
-        age=memory.age,
-    )
-
-
-def _half_box(box: Box) -> Box:
-    """Where a box, which begins at even pixels, is in planes of half the size."""
-    rows, columns = (slice(s.start // 2, -(-s.stop // 2)) for s in box)
-    return rows, columns
-
-
-def _brightness(picture: Plane) -> Plane:
-    return cast(Plane, cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
-
-
-def _half_colors(picture: Plane) -> Plane:
-    return cast(Plane, cv2.cvtColor(half(picture), cv2.COLOR_RGB2YCrCb))
+    low, given = split(mixed)
+    _, wanted = split(residual)
+    fine_more, low_more = (stretch(w, g, gain) for w, g in zip(wanted, given, strict=True))
+    raise_bands(mixed, low, fine_more, low_more)
+    return mixed

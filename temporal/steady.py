@@ -12,59 +12,43 @@ fractions of a pixel brings is met twice: the memory is sampled bicubically, and
 of p is given the local energy that it has in x.
 """
 
-from typing import Any, cast
-
-import cv2 as typed_cv2
 import numpy as np
 
-from splatmend.temporal.planes import Plane, detail, half, mix, whole
+from splatmend.temporal.planes import (
+    Plane,
+    around,
+    clip_mix,
+    raise_fine,
+    split,
+    whole,
+)
 from splatmend.temporal.unrest import broad
-
-cv2: Any = typed_cv2  # its stubs lose every shape and dtype on the way
 
 __all__ = ["refine", "steady", "stretch"]
 
-_AROUND = np.ones((3, 3), np.uint8)
 _MOST = np.float32(2.0)  # most that detail is raised in one frame; it may be lowered to nothing
-_QUIET = 1e-7  # energy far below what 8 bits show: keeps 0 / 0 at 1
+_QUIET = np.float32(1e-7)  # energy far below what 8 bits show: keeps 0 / 0 at 1
 
 
-def steady(picture: Plane, moved: Plane, gain: Plane) -> Plane:
-    """The module's formula but for energy: x, w, (h, w) or (h, w, c), and h, (h, w), give p."""
-    moved = cv2.add(moved, broad(cv2.subtract(picture, moved), half(gain)))
-    moved = cv2.max(moved, cv2.erode(picture, _AROUND))
-    cv2.min(moved, cv2.dilate(picture, _AROUND), dst=moved)
-    return mix(picture, moved, gain)
+def steady(picture: Plane, moved: Plane, drift: Plane, gain: Plane) -> Plane:
+    """The module's formula but for energy: x, w, x - w and h give p; the last two half planes."""
+    return clip_mix(picture, moved, broad(drift, gain), gain)
 
 
-def refine(steadied: Plane, wanted: Plane, between: Plane) -> Plane:
-    """Give the finest band of p, (h, w), the energy that it has in x, where it is `wanted`.
+def refine(steadied: Plane, wanted: Plane, between: Plane) -> None:
+    """Give the finest band of p, in place, the energy that it has in x, where it is `wanted`.
 
-    Only as far as the memory came from `between` pixels, (h / 2, w / 2) in [0, 1]: from whole ones
-    it comes without loss, and what x has more is noise.
+    Only as far as the memory came from `between` pixels, a half plane of [0, 1]: from whole ones
+    it comes without loss, and what x has more is noise. `wanted` is a quarter plane of `split`.
     """
-    fine = detail(steadied)
-    cv2.multiply(fine, stretch(wanted, fine, between), dst=fine)
-    return cast(Plane, cv2.add(steadied, fine, dst=fine))
+    low, energies = split(steadied)
+    raise_fine(steadied, low, stretch(wanted, energies[0], between) * between)
 
 
-def stretch(wanted: Plane, given: Plane, share: Plane | None = None) -> Plane:
-    """What to multiply a band by, less 1, to give it the local energy of another; all (h, w).
+def stretch(wanted: Plane, given: Plane, like: Plane) -> Plane:
+    """What to multiply a band by, less 1, to give it the local energy of another; as a half plane.
 
-    Or only a `share` (h / 2, w / 2) of it.
+    Both energies are quarter planes of `split`; `like` is any half plane.
     """
-    # Neighbourhoods must weigh with no negative frequency, as a box has: ripples in the factor
-    # would feed on themselves from frame to frame.
-    wanted_energy, energy = (cv2.GaussianBlur(_energy(x), (3, 3), 0) for x in (wanted, given))
-    factor = np.minimum(np.sqrt(wanted_energy / energy), _MOST) - 1
-    if share is not None:
-        factor = cv2.multiply(whole(factor, share), share)
-    return whole(factor, wanted)
-
-
-def _energy(band: Plane) -> Plane:
-    """(h, w) -> mean squares of cells of 4 x 4 pixels, (h / 4, w / 4) rounded up."""
-    square = cv2.multiply(band, band)
-    for _ in range(2):  # halving bilinearly is a mean of 2 x 2, and OpenCV's fastest one
-        square = half(square)
-    return cast(Plane, cv2.add(square, _QUIET))
+    wanted_energy, energy = (around(energy + _QUIET) for energy in (wanted, given))
+    return whole(np.minimum(np.sqrt(wanted_energy / energy), _MOST) - 1, like)

@@ -16,28 +16,29 @@ from splatmend.core import (
     RestoreOptions,
     Restorer,
     from_tensor,
+    load_restorer,
     to_tensor,
 )
 from splatmend.core.restore import LaidOut, lay_out, take_back
 from splatmend.temporal.anchor import Anchor, restore_anchored
 from splatmend.temporal.cuts import is_cut
 from splatmend.temporal.flow import FlowEstimator, load_flow, settle
+from splatmend.temporal.memory import Memory, add_residual, look, place
 from splatmend.temporal.planes import Plane
 from splatmend.temporal.stabilizer import (
     Carried,
-    Memory,
+    Compared,
     TemporalOptions,
-    add_residual,
+    Trust,
     carry,
+    compare,
     fuse,
-    look,
-    place,
     revise,
     steady_picture,
-    trust_map,
+    trusted,
 )
 
-__all__ = ["Stream"]
+__all__ = ["Stream", "warm_up"]
 
 Box = tuple[slice, slice]
 State = dict[str, NDArray[Any]]
@@ -168,8 +169,8 @@ class Stream:
         memory = add_residual(seen, picture)
         if past is not None:
             fresh, memory = memory, fuse(memory, *past, self._temporal)
-            mended = torch.from_numpy(revise(picture, fresh, memory)).permute(2, 0, 1)[None]
-            restored = mended.clamp_(0, 1).to(restored.device)
+            revised = torch.from_numpy(revise(picture, fresh, memory))
+            restored = revised.permute(2, 0, 1)[None].to(restored.device)
         answer = take_back(frame, laid_out, restored)
         # a network that overflows once must not spoil the rest of the stream
         sound = np.isfinite(cv2.norm(memory.residual))
@@ -197,13 +198,15 @@ class Stream:
 
     def _look_back(
         self, before: Memory, motion: Plane | None, seen: Memory
-    ) -> tuple[Memory, Carried, Plane] | None:
-        """The picture steadied, the memory moved to it, and its trust; None after a cut."""
-        carried = carry(before, motion, seen, picture=self._temporal.input_gain > 0)
-        if is_cut(carried.apart, seen.brightness):
+    ) -> tuple[Memory, Carried, Compared, Trust] | None:
+        """The picture steadied, and what it and its restoration are fused by; None after a cut."""
+        carried, between = carry(before, motion)
+        if is_cut(carried.brightness, seen.brightness):
             return None
-        trust = trust_map(carried, seen, self._temporal)
-        return steady_picture(seen, carried, trust, self._temporal), carried, trust
+        compared = compare(carried, between, seen)
+        trust = trusted(carried, compared, seen, self._temporal)
+        steadied = steady_picture(seen, carried, compared, trust, self._temporal)
+        return steadied, carried, compared, trust
 
     def _follows(self, frame: Frame, last: Frame) -> bool:
         """Whether a frame can be the next one, as far as its labels say."""
@@ -222,6 +225,16 @@ class Stream:
         seen = replace(last.frame, pts=frame.pts)
         self._last = replace(last, frame=seen, repeats=last.repeats + 1)
         return frame.with_color(color)
+
+
+def warm_up() -> None:
+    """Compile what streams are made of now, and not while their first frames wait.
+
+    Takes some ten seconds once on a machine, and less than one in every later process.
+    """
+    y, x = np.mgrid[:32, :32]
+    pictures = [np.stack([4 * x + shift, 4 * y, x + y], -1).astype(np.uint8) for shift in (0, 4)]
+    Stream(load_restorer("copy", device="cpu")).restore([Frame(color=p) for p in pictures])
 
 
 def _last_of(

@@ -1,6 +1,6 @@
 """Tells flicker from what is new, from light, and from what moving alone changes.
 
-Planes are (h / 2, w / 2), rounded up, of [0, 1], unless they say otherwise. The change c at a
+All planes here are half planes (h / 2, w / 2), rounded up, of [0, 1]. The change c at a
 place is how far the moved last frame is from this one. Four things make it:
 
 - Flicker comes again in every frame. So the usual change u is learned along the motion, and only
@@ -28,21 +28,22 @@ from typing import Any, cast
 import cv2 as typed_cv2
 import numpy as np
 
-from splatmend.temporal.planes import Plane, around, detail, half, larger, whole
+from splatmend.temporal.compiled import elementwise
+from splatmend.temporal.planes import Plane, half, whole
 
 cv2: Any = typed_cv2  # its stubs lose every shape and dtype on the way
 
 __all__ = [
-    "between_pixels",
     "broad",
     "exceeding",
+    "is_light",
     "lasting",
     "learn",
     "moving_alone",
     "noise_share",
-    "without_light",
 ]
 
+_ONE, _NOTHING = np.float32(1), np.float32(0)
 _GATE = np.float32(2)
 _MOST = np.float32(8 / 255)  # stronger flicker is not told from change
 _MOST_LIGHT = np.float32(16 / 255)  # a larger difference is another thing
@@ -61,34 +62,38 @@ _STEP = np.float32(1 / 255)  # errors below a step of 8 bits hardly count
 
 
 def broad(difference: Plane, weight: Plane) -> Plane:
-    """What light and shadow make of a signed difference (h, w) or (h, w, c), the same size.
+    """What light and shadow make of a signed difference: its mean over some 18 x 18 of its pixels.
 
-    Its mean over some 36 x 36 pixels, those that have a weight (h / 2, w / 2).
+    Those count that have a weight.
     """
-    coarse = half(difference)
-    each = weight if coarse.ndim == 2 else cv2.merge([weight] * coarse.shape[2])
-    total, count = (cv2.blur(half(p), _BROAD) for p in (cv2.multiply(coarse, each), each))
+    total, count = (cv2.blur(half(p), _BROAD) for p in (cv2.multiply(difference, weight), weight))
     return whole(total / (count + _FEW), difference)
 
 
-def without_light(difference: Plane) -> Plane:
-    """How large a signed difference (h, w) is around each place, beside what changes broadly."""
-    same = (np.abs(half(difference)) < _MOST_LIGHT).astype(np.float32)
-    return around(cv2.absdiff(difference, broad(difference, same)))
+@elementwise
+def is_light(difference: np.float32) -> np.float32:
+    """1 where a difference is small enough for light and shadow, else 0."""
+    return _ONE if abs(difference) < _MOST_LIGHT else _NOTHING
 
 
-def exceeding(change: Plane, usual: Plane) -> Plane:
+@elementwise
+def exceeding(change: np.float32, usual: np.float32) -> np.float32:
     """What of the change is new: d of the module."""
-    return np.maximum(change - _GATE * usual, 0)
+    return max(change - _GATE * usual, _NOTHING)
 
 
 def learn(change: Plane, usual: Plane, age: int) -> Plane:
     """What is usual, u of the module, after one frame more; `age` counts frames from 0."""
-    share = np.float32(max(1 / max(age, 1), _LEARN))
-    seen = np.minimum(change, _MOST)
-    if age > 1:  # what is new happens once, and must not pass for flicker
-        seen = np.minimum(seen, _GATE * usual + _NEWS)
-    return usual + share * (seen - usual)
+    # what is new happens once, and must not pass for flicker
+    news = _NEWS if age > 1 else _ONE
+    return cast(Plane, _learned(change, usual, np.float32(max(1 / max(age, 1), _LEARN)), news))
+
+
+@elementwise
+def _learned(
+    change: np.float32, usual: np.float32, share: np.float32, news: np.float32
+) -> np.float32:
+    return usual + share * (min(min(change, _MOST), _GATE * usual + news) - usual)
 
 
 def lasting(astray: Plane, change: Plane, usual: Plane, before: Plane) -> Plane:
@@ -100,29 +105,34 @@ def lasting(astray: Plane, change: Plane, usual: Plane, before: Plane) -> Plane:
         usual: What `learn` makes of that; codecs repeat what they have and then replace it.
         before: What this returned for the last frame, moved.
     """
-    of_last = np.maximum(change, _USUAL * usual)
-    # beyond the border any difference is large
-    errors = (cv2.blur(np.minimum(p, _MOST_LIGHT), _WIDE) + _STEP for p in (astray, of_last))
-    found = np.clip((_WORSE - np.divide(*errors)) / (_WORSE - 1), 0, 1)
-    return cast(Plane, before + _PATIENCE * (found - before))
+    wide = cv2.blur(np.minimum(astray, _MOST_LIGHT), _WIDE)  # beyond the border any is large
+    return cast(Plane, _lasts(wide, cv2.blur(_of_last(change, usual), _WIDE), before))
 
 
-def moving_alone(fine: Plane, between: Plane) -> Plane:
-    """What moving alone changes where `detail` is (h, w): q of the module; see `between_pixels`."""
-    # once more, so that shading, which moving keeps, does not count
-    finest = np.abs(detail(fine))
-    return (around(finest) * _DETAIL + _LEVEL) * between
+@elementwise
+def _of_last(change: np.float32, usual: np.float32) -> np.float32:
+    return min(max(change, _USUAL * usual), _MOST_LIGHT)
 
 
-def noise_share(change: Plane, bound: Plane) -> Plane:
+@elementwise
+def _lasts(astray: np.float32, of_last: np.float32, before: np.float32) -> np.float32:
+    found = (_WORSE - (astray + _STEP) / (of_last + _STEP)) / (_WORSE - _ONE)
+    return before + _PATIENCE * (min(max(found, _NOTHING), _ONE) - before)
+
+
+@elementwise
+def moving_alone(finest: np.float32, between: np.float32) -> np.float32:
+    """What moving alone changes: q of the module.
+
+    `finest` is the strength of the finest detail around a place, `between` how far
+    between pixels it comes from (see `aim_cells`).
+    """
+    return (finest * _DETAIL + _LEVEL) * between
+
+
+@elementwise
+def noise_share(change: np.float32, bound: np.float32) -> np.float32:
     """Share of a change that is flicker, where `bound` is what else makes it: s of the module."""
-    c, q = change, np.maximum(bound, _LEAST)
-    for _ in range(3):  # squaring is many times faster than numpy's power
-        c, q = cv2.multiply(c, c), cv2.multiply(q, q)
-    return cast(Plane, c / (c + q))
-
-
-def between_pixels(source: Plane) -> Plane:
-    """How much positions (h, w, 2) lose between pixels: 0 on one, 1 from a fifth off on."""
-    off = larger(np.abs(source - np.rint(source)))
-    return cast(Plane, np.minimum(6 * off * (1 - off), np.float32(1)))
+    c, q = change * change, max(bound, _LEAST) * max(bound, _LEAST)
+    c, q = c * c, q * q
+    return c * c / (c * c + q * q)

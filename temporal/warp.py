@@ -6,7 +6,6 @@ channel 1 is y (down), in pixels. A thing that moved 3 pixels to the right has f
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, Literal, cast
 
 import cv2
@@ -18,9 +17,7 @@ from torch.nn import functional as F
 
 from splatmend.core import InputError
 
-__all__ = ["sample_array", "sources", "warp"]
-
-_FAR = 1e6  # pixels: beyond every picture
+__all__ = ["sample_array", "warp"]
 
 
 def warp(
@@ -67,15 +64,6 @@ def warp(
     return torch.where(still, picture, sampled), inside[:, None]
 
 
-def sources(motion: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Where each pixel comes from under backward `motion`: x, y in pixels, both (h, w, 2)."""
-    source = motion + _grid(*motion.shape[:2])
-    # OpenCV makes garbage of coordinates that are not finite or do not fit an integer
-    if not cv2.norm(motion, cv2.NORM_L2) < _FAR:
-        source = np.nan_to_num(source, nan=-_FAR).clip(-_FAR, _FAR)
-    return source
-
-
 def sample_array(
     plane: NDArray[Any],
     source: NDArray[np.float32],
@@ -87,7 +75,7 @@ def sample_array(
 
     Args:
         plane: (h, w) or (h, w, c) with up to 4 channels, uint8 or float32; 4 are as fast as 1.
-        source: What `sources` made of the motion; planes that move alike share it.
+        source: What `aim` made of the motion (planes.py); planes that move alike share it.
         beyond: What lies beyond the border, a value for each channel; None goes on with the
             last pixels. Motion that is not finite points beyond.
         cubic: Bicubic (OpenCV's, a = -0.75), at three times the cost of bilinear.
@@ -102,12 +90,3 @@ def sample_array(
         NDArray[Any],
         cv2.remap(plane, source, nothing, sampling, borderMode=border, borderValue=beyond or (0,)),
     )
-
-
-@lru_cache(maxsize=4)
-def _grid(height: int, width: int) -> NDArray[np.float32]:
-    """(h, w, 2): each pixel's own x and y."""
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    grid = np.stack([x, y], -1)
-    grid.flags.writeable = False
-    return grid

@@ -7,15 +7,15 @@ import pytest
 from splatmend.core import InputError
 from splatmend.temporal import TemporalOptions
 from splatmend.temporal.cuts import is_cut
+from splatmend.temporal.memory import add_residual, look, place
 from splatmend.temporal.stabilizer import (
-    add_residual,
+    Trust,
     carry,
+    compare,
     fuse,
-    look,
-    place,
     revise,
     steady_picture,
-    trust_map,
+    trusted,
 )
 
 OPTIONS = TemporalOptions(gain=0.9)
@@ -37,10 +37,22 @@ def memory(seen, residual, **planes):
     return add_residual(look(seen, shown, **planes), shown + residual)
 
 
-def step(now, carried, options=OPTIONS):
+def step(now, last, motion=None, options=OPTIONS):
     """`now` fused with what was carried to it, trusted everywhere."""
-    trust = np.ones(now.brightness.shape, np.float32)
-    return fuse(now, steady_picture(now, carried, trust, options), carried, trust, options)
+    carried, between = carry(last, motion)
+    compared = compare(carried, between, now)
+    trust = Trust(np.ones_like(now.unrest), slice(0, 0))
+    steadied = steady_picture(now, carried, compared, trust, options)
+    return fuse(now, steadied, carried, compared, trust, options)
+
+
+def trust_in(last, motion, now, options=OPTIONS):
+    """How far each pixel of what is carried is trusted, (h, w)."""
+    carried, between = carry(last, motion)
+    trust = trusted(carried, compare(carried, between, now), now, options)
+    shares = cv2.resize(trust.share, now.brightness.shape[::-1])
+    shares[trust.forgets] = 0
+    return shares
 
 
 def luma(change):
@@ -52,32 +64,35 @@ def fused(fresh, old):
     seen = picture(0)
     now = memory(seen, fresh)
     last = memory(seen, old) if isinstance(old, np.ndarray) else old
-    return step(now, carry(last, None, now)), now
+    return step(now, last), now
 
 
 def test_what_is_remembered_of_a_restoration():
     seen, change = picture(0), noise(0)
     made = memory(seen, change)
     assert made.brightness.shape == made.residual.shape == (96, 128)
-    assert made.colors.shape == made.residual_colors.shape == (48, 64, 3)
+    assert made.colors.shape == made.residual_colors.shape == (2, 48, 64)
     assert np.allclose(made.residual, luma(change), atol=1e-6)
     assert np.allclose(made.brightness, luma(seen / np.float32(255)), atol=1e-6)
     gray = memory(seen, np.repeat(luma(change)[..., None], 3, -1))
-    assert np.abs(gray.residual_colors[..., 1:]).max() < 1e-5
+    assert np.abs(gray.residual_colors).max() < 1e-5
 
 
 def test_a_picture_is_revised_by_what_fusing_changed():
     seen, change = picture(0), noise(0, blur=3)
-    restored = seen / np.float32(255) + change
-    fresh, other = memory(seen, change), memory(seen, change + noise(1, blur=3))
+    restored = 0.2 + 0.6 * (seen / np.float32(255)) + change
+    more = noise(1, blur=3)
+    fresh, other = memory(seen, change), memory(seen, change + more)
     assert np.array_equal(revise(restored, fresh, fresh), restored)
-    assert np.abs(revise(restored, fresh, other) - restored - noise(1, blur=3)).max() < 0.01
+    assert np.abs(revise(restored, fresh, other) - restored - more).max() < 0.01
+    bright = revise(restored + 0.6, fresh, other)
+    assert bright.max() == 1
 
 
 def test_without_gain_the_fresh_residual_is_kept():
     seen, now = picture(0), memory(picture(0), noise(0))
     options = TemporalOptions(gain=0, input_gain=0)
-    kept = step(now, carry(memory(seen, noise(1)), None, now), options)
+    kept = step(now, memory(seen, noise(1)), options=options)
     assert np.allclose(kept.residual, now.residual, atol=1e-5)
     assert np.allclose(kept.residual_colors, now.residual_colors, atol=1e-5)
     assert np.array_equal(kept.steadied, now.brightness)
@@ -117,8 +132,7 @@ def test_where_nothing_is_restored_any_more_nothing_is_left():
 
 def test_the_steadied_picture_stays_within_what_is_seen():
     before, now = memory(picture(1), noise(0)), memory(picture(0), noise(0))
-    carried = carry(before, np.zeros((96, 128, 2), np.float32), now)
-    kept = step(now, carried)
+    kept = step(now, before, np.zeros((96, 128, 2), np.float32))
     around = np.ones((7, 7), np.uint8)  # 3 x 3, and as much again for the energy that is kept
     low, high = (f(now.brightness, around) for f in (cv2.erode, cv2.dilate))
     assert (kept.steadied > low - 0.02).all()
@@ -132,18 +146,20 @@ def test_a_memory_moves_with_the_motion():
     motion[..., 0], motion[..., 1] = -8, -4
     depth = np.arange(96 * 128, dtype=np.float32).reshape(96, 128)
     now = memory(np.roll(seen, (4, 8), (0, 1)), np.roll(residual, (4, 8), (0, 1)))
-    moved = carry(memory(seen, residual, depth=depth), motion, now)
-    inner, half = (slice(4, None), slice(8, None)), (slice(2, None), slice(4, None))
+    last = memory(seen, residual, depth=depth)
+    moved, between = carry(last, motion)
+    assert not between.any()
+    inner, half = (slice(4, None), slice(8, None)), (..., slice(2, None), slice(4, None))
     for plane, part in (
-        ("steadied", inner), ("residual", inner), ("colors", half), ("residual_colors", half),
+        ("brightness", inner), ("steadied", inner), ("residual", inner),
+        ("colors", half), ("residual_colors", half),
     ):  # fmt: skip
         assert np.allclose(getattr(moved, plane)[part], getattr(now, plane)[part], atol=1e-5)
     assert np.array_equal(moved.depth[inner], np.roll(depth, (4, 8), (0, 1))[inner])
     assert moved.alpha is None
-    assert moved.apart[inner].max() < 1e-6
-    assert (moved.apart[:4] > 1).all()
-    assert (moved.apart[:, :8] > 1).all()
-    trust = trust_map(moved, now, OPTIONS)
+    assert (moved.brightness[:4] < 0).all()
+    assert (moved.brightness[:, :8] < 0).all()
+    trust = trust_in(last, motion, now)
     assert trust[:4].max() < 1e-6
     assert trust[8:, 12:].min() == pytest.approx(1, abs=1e-4)
 
@@ -154,7 +170,7 @@ def test_trust_falls_where_the_input_changed():
     after[40:60, 50:80] = 180
     now = memory(after, noise(1), age=1)
     still = np.zeros((96, 128, 2), np.float32)
-    trust = trust_map(carry(memory(before, noise(0)), still, now), now, OPTIONS)
+    trust = trust_in(memory(before, noise(0)), still, now)
     assert trust[42:58, 52:78].max() < 0.01
     assert trust[3:34].min() == pytest.approx(1)
     assert trust[66:].min() == pytest.approx(1)
@@ -166,7 +182,7 @@ def test_trust_heeds_alpha_and_depth():
     alpha[0, :10], depth[0, 20:30] = 0, 3
     last = memory(seen, noise(0), alpha=alpha[0], depth=depth[0])
     now = memory(seen, noise(1), alpha=alpha[1], depth=depth[1], age=1)
-    trust = trust_map(carry(last, still, now), now, OPTIONS)
+    trust = trust_in(last, still, now)
     assert not trust[:10].any()
     assert not trust[20:30].any()
     assert trust[40:].min() == pytest.approx(1)
@@ -177,7 +193,7 @@ def test_every_row_forgets_in_its_turn():
     forgot = np.zeros(96, int)
     for age in range(7):
         now = memory(seen, noise(1), age=age)
-        trust = trust_map(carry(memory(seen, noise(0)), None, now), now, options)
+        trust = trust_in(memory(seen, noise(0)), None, now, options)
         forgot += (trust == 0).all(1)
     assert (forgot == 1).all()
 
@@ -196,11 +212,12 @@ def test_place_keeps_what_both_boxes_show():
         assert np.array_equal(kept[64:130, :64], whole[:66, 64:])
     for plane in ("colors", "residual_colors"):
         kept, whole = getattr(moved, plane), getattr(before, plane)
-        assert kept.shape == (65, 96, 3)
-        assert np.array_equal(kept[32:65, :32], whole[:33, 32:])
+        assert kept.shape == (2, 65, 96)
+        assert np.array_equal(kept[:, 32:65, :32], whole[:, :33, 32:])
     assert (moved.seen[:64] == (255, 0, 0)).all()
     assert not moved.residual[:64].any()
     assert moved.brightness[0, 0] == pytest.approx(0.299)
+    assert moved.colors[:, 0, 0] == pytest.approx([0.713 * 0.701, 0.564 * -0.299])
     assert not moved.alpha[:64].any()
     apart = place(moved, new, (slice(192, 256), slice(0, 64)), ground=(0, 0, 0))
     assert not apart.seen.any()
@@ -214,7 +231,7 @@ def test_cuts():
         motion = np.zeros((96, 128, 2), np.float32)
         motion[..., 0] = dx
         now = memory(after, noise(1))
-        return is_cut(carry(memory(before, noise(0)), motion, now).apart, now.brightness)
+        return is_cut(carry(memory(before, noise(0)), motion)[0].brightness, now.brightness)
 
     assert cut(one, other)
     assert not cut(one, one)

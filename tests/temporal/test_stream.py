@@ -1,7 +1,11 @@
 """A restorer with memory: the same for any grouping, causal, bounded, and never lagging."""
 
 import io
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -296,3 +300,29 @@ def test_strength_zero_and_gain_zero():
     assert colors(idle.restore(frames)) == colors(frames)
     forgetful = stream(gain=0, input_gain=0)
     assert colors(forgetful.restore(frames)) == colors(restore_frames_one_by_one(Boiling(), frames))
+
+
+def test_after_warming_up_nothing_is_left_to_compile():
+    # in a process of its own: this one has compiled before
+    script = """
+import numba
+from streams import clip, stream
+from splatmend.temporal import sweeps, unrest, warm_up
+
+def compiled():
+    loops = [f for n, f in vars(sweeps).items() if n.endswith("_rows")]
+    formulas = [f for f in vars(unrest).values() if isinstance(f, numba.np.ufunc.dufunc.DUFunc)]
+    assert len(loops) > 10 and len(formulas) > 4
+    return [len(f.signatures) for f in loops] + [len(f.types) for f in formulas]
+
+assert not any(compiled())
+warm_up()
+before = compiled()
+assert all(before), before
+for motion in (True, False):
+    stream().restore(clip(4, motion=motion))
+assert compiled() == before
+"""
+    support = Path(__file__).parents[1] / "support"
+    environment = os.environ | {"PYTHONPATH": str(support)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)

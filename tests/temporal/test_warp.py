@@ -8,7 +8,8 @@ import torch
 
 from splatmend.core import InputError
 from splatmend.temporal import warp
-from splatmend.temporal.warp import sample_array, sources
+from splatmend.temporal.planes import aim
+from splatmend.temporal.warp import sample_array
 
 
 def rotation(height, width, degrees, zoom=1.0):
@@ -77,8 +78,8 @@ def test_flow_that_is_not_finite_is_outside_and_harms_nothing():
         assert inside.sum() == 33
     plane = np.random.default_rng(0).random((6, 6, 3), np.float32)
     motion = flow[0].permute(1, 2, 0).numpy()
-    assert np.isfinite(sample_array(plane, sources(motion))).all()
-    beyond = (sample_array(plane, sources(motion), beyond=(-1, -1, -1)) == -1).all(-1)
+    assert np.isfinite(sample_array(plane, aim(motion))).all()
+    beyond = (sample_array(plane, aim(motion), beyond=(-1, -1, -1)) == -1).all(-1)
     assert np.array_equal(~beyond, inside[0, 0])
 
 
@@ -97,16 +98,14 @@ def test_arrays_are_warped_like_tensors(size):
     motion[: size[0] // 2] = 0
     flow = torch.from_numpy(motion).permute(2, 0, 1)[None]
     warped, inside = warp(torch.from_numpy(picture).permute(2, 0, 1)[None], flow)
-    color = sample_array(picture, sources(motion))
+    color = sample_array(picture, aim(motion))
     assert np.allclose(color, warped[0].permute(1, 2, 0), atol=1e-4)
-    assert np.allclose(
-        sample_array(picture[..., 0].copy(), sources(motion)), warped[0, 0], atol=1e-4
-    )
-    in_bytes = sample_array((picture * 255).astype(np.uint8), sources(motion))
+    assert np.allclose(sample_array(picture[..., 0].copy(), aim(motion)), warped[0, 0], atol=1e-4)
+    in_bytes = sample_array((picture * 255).astype(np.uint8), aim(motion))
     assert np.abs(in_bytes - 255 * color).max() < 2
     still = motion[..., 0] == 0
     assert np.array_equal(color[still], picture[still])
-    marked = sample_array(picture, sources(motion), beyond=(-9, -9, -9))
+    marked = sample_array(picture, aim(motion), beyond=(-9, -9, -9))
     inside = inside[0, 0].numpy()
     assert np.allclose(marked[inside], color[inside], atol=1e-4)
     assert (marked[~inside] < color[~inside]).all()

@@ -1,0 +1,98 @@
+"""What one frame leaves to the next: its picture, what restoring changed, and what is usual."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splatmend.temporal.planes import Picture, Plane, Planes, brighten
+
+__all__ = ["Memory", "add_residual", "look", "place"]
+
+Box = tuple[slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What one frame leaves to the next."""
+
+    seen: NDArray[np.uint8]
+    """(h, w, 3): the picture as the network saw it, in 8 bits."""
+    brightness: Plane
+    """(h, w), of [0, 1]: the picture's, which tells the next frame where the rest belongs."""
+    steadied: Plane
+    """(h, w): the same without its flicker."""
+    residual: Plane
+    """(h, w): of brightness."""
+    colors: Planes
+    """(2, h / 2, w / 2), rounded up: Cr and Cb of the steadied picture, 0 where it is gray."""
+    residual_colors: Planes
+    """(2, h / 2, w / 2): likewise the residual."""
+    unrest: Plane
+    """(h / 2, w / 2), of [0, 1]: how much the picture usually changes along its motion."""
+    lasts: Plane
+    """(h / 2, w / 2) in [0, 1]: whether what is steadied here has lasted so far."""
+    alpha: Plane | None = None
+    """(h, w) in [0, 1]."""
+    depth: Plane | None = None
+    """(h, w), the renderer's units."""
+    age: int = 0
+    """Frames since the stream began."""
+
+
+def look(seen: NDArray[np.uint8], rgb: Picture, **more: Any) -> Memory:
+    """The memory of a picture, (h, w, 3) in [0, 1], that nothing was done to yet."""
+    brightness, colors = brighten(rgb)
+    unrest = np.zeros(colors.shape[1:], np.float32)
+    nothing = np.zeros_like(brightness), np.zeros_like(colors)
+    return Memory(
+        seen, brightness, brightness, nothing[0], colors, nothing[1], unrest, 1 - unrest, **more
+    )
+
+
+def add_residual(seen: Memory, restored: Picture) -> Memory:
+    """The memory of a picture, with what became of it: (h, w, 3) in [0, 1]."""
+    residual, colors = brighten(restored)
+    residual -= seen.brightness
+    colors -= seen.colors
+    return replace(seen, residual=residual, residual_colors=colors)
+
+
+def place(memory: Memory, old: Box, new: Box, *, ground: tuple[float, float, float]) -> Memory:
+    """A memory of the box `old` of a frame as one of the box `new`; `ground` is the matte."""
+
+    def moved(plane: NDArray[Any], fill: Any, boxes: tuple[Box, Box] = (old, new)) -> NDArray[Any]:
+        sides = [s.stop - s.start for s in boxes[1]]
+        result = np.full((*sides, *plane.shape[2:]), fill, plane.dtype)
+        source, target = [], []
+        for a, b in zip(*boxes, strict=True):
+            first = max(a.start, b.start)
+            last = max(first, min(a.stop, b.stop))
+            source.append(slice(first - a.start, last - a.start))
+            target.append(slice(first - b.start, last - b.start))
+        result[tuple(target)] = plane[tuple(source)]
+        return result
+
+    bright, tints = brighten(np.array(ground, np.float32).reshape(1, 1, 3))
+    halves = _half_box(old), _half_box(new)
+    alpha, depth = (None if p is None else moved(p, 0) for p in (memory.alpha, memory.depth))
+    return Memory(
+        seen=moved(memory.seen, [round(255 * value) for value in ground]),
+        brightness=moved(memory.brightness, bright),
+        steadied=moved(memory.steadied, bright),
+        residual=moved(memory.residual, 0),
+        colors=np.stack([moved(p, t, halves) for p, t in zip(memory.colors, tints, strict=True)]),
+        residual_colors=np.stack([moved(p, 0, halves) for p in memory.residual_colors]),
+        unrest=moved(memory.unrest, 0, halves),
+        lasts=moved(memory.lasts, 1, halves),
+        alpha=alpha,
+        depth=depth,
+        age=memory.age,
+    )
+
+
+def _half_box(box: Box) -> Box:
+    """Where a box, which begins at even pixels, is in planes of half the size."""
+    rows, columns = (slice(s.start // 2, -(-s.stop // 2)) for s in box)
+    return rows, columns
