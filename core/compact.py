@@ -42,6 +42,9 @@ class CompactConfig:
     """Whether the residual keeps the input's low frequencies (core/color_lock.py)."""
     detail_floor: bool = True
     """Whether the residual leaves strong detail (core/detail_floor.py)."""
+    small: int = 320
+    """Longest side of frames in which a face is so much smaller than those of the training that
+    they come out better restored at twice their size."""
 
     def __post_init__(self) -> None:
         levels = len(self.widths) - 1

@@ -66,6 +66,11 @@ class Gated:
         """The inner restorer's: a scaled residual has no other frequencies."""
         return self.restorer.keeps_colors
 
+    @property
+    def small(self) -> int:
+        """The inner restorer's."""
+        return self.restorer.small
+
     def share(self, rgb: Tensor) -> Tensor:
         """How much of the restoration each frame of (n, 3, h, w) gets, (n,) in [0, 1]."""
         score = artifact_score(self.estimator(rgb.to(self.device, torch.float32)))

@@ -141,8 +141,8 @@ def _load_compact(
     lora = None if adapter is None else load_adapter(Path(adapter), weights)
     try:
         config = config_from_json(CompactConfig, header.config)
-        if lora is not None:  # who was fitted to one avatar knows what to wipe off
-            config = replace(config, detail_floor=False)
+        if lora is not None:  # who was fitted to one avatar knows its size, and what to wipe off
+            config = replace(config, detail_floor=False, small=0)
         network = Compact(config)
         network.load_state_dict(weights)
     except (TypeError, RuntimeError, InputError) as error:
@@ -162,6 +162,7 @@ def _load_compact(
         network.period,
         network.receptive_field,
         network.config.color_lock,
+        network.config.small,
     )
 
 

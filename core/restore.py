@@ -1,13 +1,14 @@
 """Frames through a restorer: alpha, strength and the colour lock, in one place for all users."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from splatmend.core.color_lock import lock_colors
 from splatmend.core.errors import InputError
@@ -37,12 +38,25 @@ class RestoreOptions:
     """Share of the residual, 0 (the input) to 1."""
     color_lock: bool = True
     """Keep the input's low frequencies, so that colours neither shift nor drift."""
+    magnify: int | None = None
+    """Times a frame's size at which it is restored; None: 2 where it is small, else 1."""
     matte: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """What frames with alpha are laid on for the network: the ground it was trained on."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise InputError(f"strength must lie in [0, 1], got {self.strength}")
+        if self.magnify is not None and self.magnify < 1:
+            raise InputError(f"magnify must be a whole number from 1 on, got {self.magnify}")
+
+    def sized(self, restorer: Restorer, size: tuple[int, int]) -> "RestoreOptions":
+        """The same with `magnify` decided for frames of (height, width).
+
+        The frame decides, not the part of it that is restored: that changes as a head moves.
+        """
+        if self.magnify is not None:
+            return self
+        return replace(self, magnify=2 if max(size) <= restorer.small else 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +73,8 @@ def restore_pixels(restorer: Restorer, rgb: Tensor, options: RestoreOptions) -> 
     """Restore opaque (n, 3, h, w) in [0, 1] and blend; same shape, dtype and device."""
     if options.strength == 0:
         return rgb.clone()
-    restored = restorer(rgb)
+    times = options.sized(restorer, (rgb.shape[2], rgb.shape[3])).magnify or 1
+    restored = restorer(rgb) if times == 1 else _enlarged(restorer, rgb, times)
     lock = options.color_lock and not restorer.keeps_colors
     if options.strength == 1 and not lock:
         return restored
@@ -67,6 +82,14 @@ def restore_pixels(restorer: Restorer, rgb: Tensor, options: RestoreOptions) -> 
     if lock:
         residual = lock_colors(residual)
     return (rgb + options.strength * residual).clamp(0, 1)
+
+
+def _enlarged(restorer: Restorer, rgb: Tensor, times: int) -> Tensor:
+    """Restore a picture made so many times as large; what that changes goes back by its mean."""
+    source = rgb.float()
+    large = F.interpolate(source, scale_factor=times, mode="bicubic").clamp(0, 1)
+    residual = F.avg_pool2d(restorer(large) - large, times)
+    return (source + residual).clamp(0, 1).to(rgb.dtype)
 
 
 def restore_frames(
@@ -89,7 +112,7 @@ def restore_frames(
             f"restore_frames needs frames of one size, dtype and alpha, got {len(kinds)} kinds: "
             f"call it once for each"
         )
-    options = options or RestoreOptions()
+    options = (options or RestoreOptions()).sized(restorer, frames[0].size)
     if frames[0].alpha is not None:
         return [_restore_with_alpha(restorer, frame, options) for frame in frames]
     rgb = to_tensor([f.color for f in frames], restorer.device)

@@ -55,6 +55,11 @@ class Restorer(Protocol):
         """Whether its residual has no low frequencies, so that a colour lock has nothing to do."""
         ...
 
+    @property
+    def small(self) -> int:
+        """Longest side of frames that come out better restored at twice their size; 0: none."""
+        ...
+
     def __call__(self, rgb: Tensor) -> Tensor:
         """Restore (n, 3, h, w) in [0, 1]; see the module's contract.
 
@@ -93,6 +98,7 @@ class NetworkRestorer:
     period: int
     reach: int
     keeps_colors: bool
+    small: int = 0
 
     @checked
     def __call__(self, rgb: Tensor) -> Tensor:
@@ -114,6 +120,7 @@ class Copy:
     period: int = 1
     reach: int = 0
     keeps_colors: bool = True
+    small: int = 0
 
     @checked
     def __call__(self, rgb: Tensor) -> Tensor:
@@ -132,6 +139,7 @@ class UnsharpMask:
     multiple: int = 1
     period: int = 1
     keeps_colors: bool = True
+    small: int = 0
 
     @property
     def reach(self) -> int:

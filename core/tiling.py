@@ -63,6 +63,11 @@ class Tiled:
         """The inner restorer's."""
         return self.restorer.keeps_colors
 
+    @property
+    def small(self) -> int:
+        """The inner restorer's."""
+        return self.restorer.small
+
     @checked
     def __call__(self, rgb: Tensor) -> Tensor:
         """Restore (n, 3, h, w), one tile at a time."""

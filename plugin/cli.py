@@ -124,6 +124,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     add("--strength", type=float, default=1.0, metavar="S", help="0, the input, to 1 (default)")
     add("--gate", action="store_true", help="leave frames alone that look clean")
+    add(
+        "--magnify",
+        type=int,
+        metavar="N",
+        help="restore N times as large (small frames: 2, else 1)",
+    )
     add("--no-color-lock", action="store_true", help="let the model change broad colours too")
     add("--temporal", action="store_true", help="steady what is restored from frame to frame")
     add("--temporal-gain", type=float, metavar="G", help="its memory, 0 to below 1 (default: 0.97)")
@@ -185,7 +191,9 @@ def _restore(given: argparse.Namespace) -> int:
         rate=given.rate,
         batch=given.batch,
         tile=given.tile,
-        restore=RestoreOptions(strength=given.strength, color_lock=not given.no_color_lock),
+        restore=RestoreOptions(
+            strength=given.strength, color_lock=not given.no_color_lock, magnify=given.magnify
+        ),
         temporal=_temporal(given),
         compare=given.compare,
         encoding=EncodingOptions(

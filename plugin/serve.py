@@ -59,6 +59,8 @@ class ServeConfig:
     """0, the input, to 1."""
     color_lock: bool = True
     """Keep the model from changing broad colours."""
+    magnify: int | None = None
+    """Times a frame's size at which it is restored (default: 2 for small ones, else 1)."""
     temporal: bool = True
     """Steady each stream over time, for clients that do not decline."""
 
@@ -137,7 +139,9 @@ def engines_of(config: ServeConfig) -> list[Engine]:
     Raises:
         SplatmendError: a model or a device cannot be used.
     """
-    options = RestoreOptions(strength=config.strength, color_lock=config.color_lock)
+    options = RestoreOptions(
+        strength=config.strength, color_lock=config.color_lock, magnify=config.magnify
+    )
     if config.temporal:
         warm_up()
     return [

@@ -76,6 +76,11 @@ class SharedPass:
         """See `Restorer`."""
         return self._restorer.keeps_colors
 
+    @property
+    def small(self) -> int:
+        """See `Restorer`."""
+        return self._restorer.small
+
     def __call__(self, rgb: Tensor) -> Tensor:
         """Restore (n, 3, h, w), together with what the other tasks ask for."""
         call = _Call(rgb)

@@ -65,10 +65,11 @@ def restore_anchored(
     Costs the network the restorer's `multiple` more pixels in height and width, wherever the
     anchor is: a network that is compiled or captured for each size sees one more, not three.
     """
+    height, width = rgb.shape[-2:]
+    options = options.sized(restorer, (height, width))  # and not by what the grid adds
     left, top, more = anchor.right, anchor.down, restorer.multiple
     if not left and not top:
         return restore_pixels(restorer, rgb, options)
-    height, width = rgb.shape[-2:]
     mode = "reflect" if more < min(height, width) else "replicate"
     grown = F.pad(rgb, (left, more - left, top, more - top), mode=mode)
     return restore_pixels(restorer, grown, options)[..., top : top + height, left : left + width]

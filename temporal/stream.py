@@ -160,11 +160,11 @@ class Stream:
         if before is not None and motion is not None and self._temporal.anchor:
             anchor = anchor.along(motion, before.residual, self._restorer.multiple)
         # a GPU is only told to begin here, and works while the picture is compared with the last
-        restored = self._pass(laid_out, anchor)
+        restored = self._pass(laid_out, anchor, frame.size)
         past = None if before is None else self._look_back(before, motion, seen)
         if past is None and anchor != Anchor():  # a cut, where all begins anew
             anchor = Anchor()
-            restored = self._pass(laid_out, anchor)
+            restored = self._pass(laid_out, anchor, frame.size)
         picture = _pixels(restored)
         memory = add_residual(seen, picture)
         if past is not None:
@@ -178,8 +178,9 @@ class Stream:
         self._last = _Last(own, color, box, memory, anchor) if sound else None
         return answer
 
-    def _pass(self, laid_out: LaidOut, anchor: Anchor) -> Tensor:
-        return restore_anchored(self._restorer, laid_out.rgb, anchor, self._restore)
+    def _pass(self, laid_out: LaidOut, anchor: Anchor, size: tuple[int, int]) -> Tensor:
+        options = self._restore.sized(self._restorer, size)
+        return restore_anchored(self._restorer, laid_out.rgb, anchor, options)
 
     def _before(self, last: _Last | None, box: Box) -> Memory | None:
         """What the last frame left, as one of this box; None where nothing is to be kept."""

@@ -96,6 +96,7 @@ class TurboRestorer:
     period: int
     guide: Guide | None = None
     keeps_colors: bool = False
+    small: int = 0
 
     @property
     def reach(self) -> int:

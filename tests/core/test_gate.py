@@ -30,7 +30,7 @@ def test_each_frame_gets_its_own_share() -> None:
 
 def test_clean_frames_never_reach_the_network() -> None:
     class Forbidden:
-        name, device, multiple, reach, keeps_colors = "x", torch.device("cpu"), 1, 0, True
+        name, device, multiple, reach, keeps_colors, small = "x", torch.device("cpu"), 1, 0, True, 0
 
         def __call__(self, rgb: Tensor) -> Tensor:
             raise AssertionError(rgb.shape)

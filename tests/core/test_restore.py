@@ -27,6 +27,7 @@ class Invert:
 
     name, device, multiple, reach = "invert", torch.device("cpu"), 1, 0
     keeps_colors = False
+    small = 0
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, ...]] = []
@@ -47,6 +48,38 @@ def test_strength_blends_between_input_and_output() -> None:
     assert torch.equal(restore_pixels(Invert(), rgb, RestoreOptions(strength=0)), rgb)
     with pytest.raises(InputError, match=r"strength must lie in \[0, 1\], got 1.5"):
         RestoreOptions(strength=1.5)
+
+
+def test_small_frames_are_restored_at_twice_their_size() -> None:
+    inner = Invert()
+    inner.small = 40
+    rgb, options = torch.rand(1, 3, 24, 40), RestoreOptions(color_lock=False)
+    restored = restore_pixels(inner, rgb, options)
+    assert restored.shape == rgb.shape
+    flat = torch.full_like(rgb, 0.2)
+    torch.testing.assert_close(restore_pixels(inner, flat, options), 1 - flat)
+    restore_pixels(inner, torch.rand(1, 3, 24, 41), options)
+    restore_pixels(inner, rgb, RestoreOptions(color_lock=False, magnify=1))
+    restore_pixels(inner, rgb, RestoreOptions(color_lock=False, magnify=3))
+    assert [s[2:] for s in inner.seen] == [(48, 80), (48, 80), (24, 41), (24, 40), (72, 120)]
+    with pytest.raises(InputError, match="magnify must be a whole number from 1 on, got 0"):
+        RestoreOptions(magnify=0)
+
+
+def test_the_size_of_the_frame_counts_and_not_that_of_its_visible_part() -> None:
+    inner = Invert()
+    inner.small = 256
+    for side in (200, 400):
+        alpha = np.zeros((side, side), np.uint8)
+        alpha[90:110, 90:110] = 255
+        restore_frames(inner, [Frame(color=noise(side, side, 3), alpha=alpha)])
+    assert [s[2:] for s in inner.seen] == [(384, 384), (192, 192)]
+
+
+def test_what_does_not_change_stays_bit_for_bit_at_twice_the_size() -> None:
+    rgb = torch.rand(2, 3, 17, 23)
+    copy = load_restorer("copy", device="cpu")
+    assert torch.equal(restore_pixels(copy, rgb, RestoreOptions(magnify=2)), rgb)
 
 
 def test_the_lock_keeps_colours_and_lets_detail_through() -> None:

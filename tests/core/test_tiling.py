@@ -25,6 +25,7 @@ def test_no_tile_is_larger_than_asked() -> None:
     class Watch:
         name, device, period, reach = "watch", torch.device("cpu"), 32, 40
         keeps_colors = True
+        small = 0
 
         def __call__(self, rgb: torch.Tensor) -> torch.Tensor:
             assert max(rgb.shape[-2:]) <= 256

@@ -20,6 +20,7 @@ from splatmend.plugin import VideoOptions, restore_video
 class Slow:
     name, device, multiple, reach = "copy", load_restorer("copy", device="cpu").device, 1, 0
     keeps_colors = True
+    small = 0
     def __call__(self, rgb):
         time.sleep(0.02)
         return rgb.clone()
@@ -78,7 +79,7 @@ def test_a_killed_run_resumes_to_the_same_packets(make_clip, contents, copy, tmp
 class FailsAfter:
     """A restorer that is `copy` for some frames and then fails."""
 
-    name, multiple, reach, keeps_colors = "copy", 1, 0, True
+    name, multiple, reach, keeps_colors, small = "copy", 1, 0, True, 0
 
     def __init__(self, device, calls, error):
         self.device, self.calls, self.error = device, calls, error

@@ -34,7 +34,7 @@ restore_video(sys.argv[1], sys.argv[2], Slow(), options())
 class Boiling:
     """A restorer whose detail depends on every bit of a frame, and that can fail."""
 
-    name, multiple, reach, keeps_colors = "boiling", 1, 0, True
+    name, multiple, reach, keeps_colors, small = "boiling", 1, 0, True, 0
     device = torch.device("cpu")
 
     def __init__(self, frames=10**9):

@@ -262,6 +262,7 @@ def test_a_restorer_is_really_applied(make_clip, contents, copy, tmp_path):
     class Inverted:
         name, device, multiple, reach = "inverted", copy.device, 1, 0
         keeps_colors = False
+        small = 0
 
         def __call__(self, rgb):
             return 1 - rgb
@@ -279,6 +280,7 @@ def test_an_existing_target_is_replaced_only_by_a_whole_one(make_clip, copy, tmp
     class Broken:
         name, device, multiple, reach = "broken", copy.device, 1, 0
         keeps_colors = True
+        small = 0
         calls = 0
 
         def __call__(self, rgb):

@@ -18,7 +18,7 @@ SIZE = (96, 128)
 class Boiling:
     """A restorer whose detail depends on every bit of a frame, as that of a network may."""
 
-    name, multiple, reach, keeps_colors = "boiling", 1, 0, True
+    name, multiple, reach, keeps_colors, small = "boiling", 1, 0, True, 0
     device = torch.device("cpu")
 
     def __init__(self, strength=0.04):

@@ -19,7 +19,7 @@ GRID = 16
 class Lattice:
     """A restorer that draws the same on every cell of its grid, wherever the picture lies."""
 
-    name, multiple, reach, keeps_colors = "lattice", GRID, 0, True
+    name, multiple, reach, keeps_colors, small = "lattice", GRID, 0, True, 0
     device = torch.device("cpu")
 
     def __call__(self, rgb):

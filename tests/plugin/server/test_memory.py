@@ -131,7 +131,7 @@ class Blend:
 class Dark:
     """Halves, and notes the batches; refuses pictures that start with 13."""
 
-    name, device, multiple, reach, keeps_colors = "dark", torch.device("cpu"), 1, 0, True
+    name, device, multiple, reach, keeps_colors, small = "dark", torch.device("cpu"), 1, 0, True, 0
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
