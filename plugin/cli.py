@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--no-color-lock", action="store_true", help="let the model change broad colours too")
     add("--temporal", action="store_true", help="steady what is restored from frame to frame")
-    add("--temporal-gain", type=float, metavar="G", help="its memory, 0 to below 1 (default: 0.97)")
+    add("--temporal-gain", type=float, metavar="G", help="its memory, 0 to below 1 (default: 0.95)")
     add("--temporal-input-gain", type=float, metavar="G", help="the picture's own (default: 0.8)")
     add("--flow", metavar="F", help="its motion: dis-fast (default), dis, or raft:FILE")
     add("--batch", type=int, metavar="N", help="frames at once (default: 1 on a CPU, else 4)")

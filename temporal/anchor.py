@@ -3,7 +3,8 @@
 What a network draws hangs on where a picture lies on the grid of its strides: half of what compact
 draws does (core/compact.md). A head that moves over a grid at rest therefore boils. So the
 picture is laid on the grid some whole pixels further right and down, and with each frame these go
-along with the motion of what is restored, rounded. Nothing is sampled between pixels; what the
+along with the motion of most of what is restored, rounded: its median, for a ground at rest behind
+a head that moves would boil for their mean. Nothing is sampled between pixels; what the
 grid shows above and on the left is the picture mirrored.
 
 The numbers stay below the restorer's `multiple`, 8 pixels for compact, whose coarser cells of 16
@@ -27,7 +28,8 @@ from splatmend.core import RestoreOptions, Restorer, restore_pixels
 
 __all__ = ["Anchor", "restore_anchored"]
 
-_STEP = 4  # every fourth pixel both ways is enough for a mean
+_STEP = 4  # every fourth pixel both ways is enough
+_FAR = 4096  # pixels; faster is lost
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,15 @@ class Anchor:
         flow[lost], weight[lost] = 0, 0
         if not weight.any():
             return self
-        x, y = (weight @ flow / weight.sum()).tolist()
-        return Anchor((self.right + round(x)) % multiple, (self.down + round(y)) % multiple)
+        x, y = (_median_step(flow[:, axis], weight) for axis in (0, 1))
+        return Anchor((self.right + x) % multiple, (self.down + y) % multiple)
+
+
+def _median_step(motion: NDArray[np.float64], weight: NDArray[np.float32]) -> int:
+    """Whole pixels nearest to the motion that half of the weight does not exceed."""
+    steps = np.rint(motion.clip(-_FAR, _FAR)).astype(np.int64)
+    total = np.cumsum(np.bincount(steps + _FAR, weight))
+    return int(np.searchsorted(total, total[-1] / 2)) - _FAR
 
 
 def restore_anchored(

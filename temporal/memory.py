@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splatmend.temporal.planes import Picture, Plane, Planes, brighten
+from splatmend.temporal.planes import Picture, Plane, Planes, brighten, split
 
 __all__ = ["Memory", "add_residual", "look", "place"]
 
@@ -29,6 +29,8 @@ class Memory:
     """(2, h / 2, w / 2), rounded up: Cr and Cb of the steadied picture, 0 where it is gray."""
     residual_colors: Planes
     """(2, h / 2, w / 2): likewise the residual."""
+    energies: Planes
+    """(2, h / 4, w / 4): of the residual's two bands, see `split`, as they usually are."""
     unrest: Plane
     """(h / 2, w / 2), of [0, 1]: how much the picture usually changes along its motion."""
     lasts: Plane
@@ -44,10 +46,19 @@ class Memory:
 def look(seen: NDArray[np.uint8], rgb: Picture, **more: Any) -> Memory:
     """The memory of a picture, (h, w, 3) in [0, 1], that nothing was done to yet."""
     brightness, colors = brighten(rgb)
+    quarter = [-(-side // 4) for side in brightness.shape]
     unrest = np.zeros(colors.shape[1:], np.float32)
-    nothing = np.zeros_like(brightness), np.zeros_like(colors)
     return Memory(
-        seen, brightness, brightness, nothing[0], colors, nothing[1], unrest, 1 - unrest, **more
+        seen=seen,
+        brightness=brightness,
+        steadied=brightness,
+        residual=np.zeros_like(brightness),
+        colors=colors,
+        residual_colors=np.zeros_like(colors),
+        energies=np.zeros((2, *quarter), np.float32),
+        unrest=unrest,
+        lasts=1 - unrest,
+        **more,
     )
 
 
@@ -56,7 +67,8 @@ def add_residual(seen: Memory, restored: Picture) -> Memory:
     residual, colors = brighten(restored)
     residual -= seen.brightness
     colors -= seen.colors
-    return replace(seen, residual=residual, residual_colors=colors)
+    _, energies = split(residual)
+    return replace(seen, residual=residual, residual_colors=colors, energies=energies)
 
 
 def place(memory: Memory, old: Box, new: Box, *, ground: tuple[float, float, float]) -> Memory:
@@ -75,7 +87,7 @@ def place(memory: Memory, old: Box, new: Box, *, ground: tuple[float, float, flo
         return result
 
     bright, tints = brighten(np.array(ground, np.float32).reshape(1, 1, 3))
-    halves = _half_box(old), _half_box(new)
+    halves, quarters = ((_within(old, cell), _within(new, cell)) for cell in (2, 4))
     alpha, depth = (None if p is None else moved(p, 0) for p in (memory.alpha, memory.depth))
     return Memory(
         seen=moved(memory.seen, [round(255 * value) for value in ground]),
@@ -84,6 +96,7 @@ def place(memory: Memory, old: Box, new: Box, *, ground: tuple[float, float, flo
         residual=moved(memory.residual, 0),
         colors=np.stack([moved(p, t, halves) for p, t in zip(memory.colors, tints, strict=True)]),
         residual_colors=np.stack([moved(p, 0, halves) for p in memory.residual_colors]),
+        energies=np.stack([moved(p, 0, quarters) for p in memory.energies]),
         unrest=moved(memory.unrest, 0, halves),
         lasts=moved(memory.lasts, 1, halves),
         alpha=alpha,
@@ -92,7 +105,7 @@ def place(memory: Memory, old: Box, new: Box, *, ground: tuple[float, float, flo
     )
 
 
-def _half_box(box: Box) -> Box:
-    """Where a box, which begins at even pixels, is in planes of half the size."""
-    rows, columns = (slice(s.start // 2, -(-s.stop // 2)) for s in box)
+def _within(box: Box, cell: int) -> Box:
+    """Where a box, which begins at whole cells of so many pixels, is in planes of one for each."""
+    rows, columns = (slice(s.start // cell, -(-s.stop // cell)) for s in box)
     return rows, columns

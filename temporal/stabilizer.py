@@ -16,8 +16,9 @@ keeps its detail.
 
 k undoes what averaging takes away. The finest detail that a restorer invents hardly agrees
 from frame to frame, so its mean fades to a blur; k brings its energy, in two bands and each
-neighbourhood, back to that of the current frame. Detail then moves with the head instead of
-boiling or fading, and where a restorer does nothing, nothing is left.
+neighbourhood, back to what it usually is there: that of one frame alone would make k boil. Detail
+then moves with the head instead of boiling or fading, and where a restorer does nothing, nothing
+is left.
 
 Everything here works on arrays on the CPU, where frames come from and go to: brightness at full
 size, colour and whatever says how much of the past to keep at half, as video coders see it. What
@@ -25,7 +26,7 @@ is done to whole planes is compiled: see compiled.py and sweeps.py.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import cv2 as typed_cv2
 import numpy as np
@@ -79,6 +80,7 @@ __all__ = [
 ]
 
 _TINT = np.float32(2.5)  # colours at half the size lose more by moving than brightness
+_CHANCE = np.float32(4)  # times an energy that may still be chance
 _AROUND = np.ones((3, 3), np.uint8)
 _BEYOND = -9.0  # brightness of what lies beyond the border: unlike anything
 
@@ -94,7 +96,7 @@ class TemporalOptions:
         InputError: a value out of its range.
     """
 
-    gain: float = 0.97
+    gain: float = 0.95
     """Share of the restoration's memory where it is fully trusted, 0 to below 1."""
     input_gain: float = 0.8
     """The same of the picture's own memory; 0 leaves the input's flicker to the input."""
@@ -142,6 +144,8 @@ class Carried:
     """(h, w)."""
     colors: Planes
     residual_colors: Planes
+    energies: Planes
+    """Quarter planes."""
     unrest: Plane
     lasts: Plane
     alpha: Plane | None
@@ -199,6 +203,7 @@ def carry(memory: Memory, motion: Plane | None) -> tuple[Carried, Plane]:
         return Carried(**same), np.zeros_like(memory.unrest)
     source = aim(motion)
     coarse, between = aim_cells(source)
+    quarter, _ = aim_cells(coarse)
     # OpenCV samples four planes that lie together, pixel by pixel, as fast as one
     four = cv2.merge([*memory.residual_colors, memory.unrest, memory.lasts])
     red, blue, unrest, lasts = cv2.split(sample_array(four, coarse))
@@ -211,6 +216,7 @@ def carry(memory: Memory, motion: Plane | None) -> tuple[Carried, Plane]:
         residual=sample_array(memory.residual, source, beyond=(0,)),
         colors=np.stack([sample_array(p, coarse, cubic=True) for p in memory.colors]),
         residual_colors=np.stack([red, blue]),
+        energies=np.stack([sample_array(p, quarter) for p in memory.energies]),
         unrest=unrest,
         lasts=lasts,
         alpha=alpha,
@@ -285,23 +291,35 @@ def fuse(
 ) -> Memory:
     """A steadied picture's memory with the `fresh` residual, fused."""
     _, boil = difference(fresh.residual, carried.residual)
-    share = np.maximum(steadied.lasts, noise_share(around(boil), compared.astray))
-    gain = np.float32(options.gain) * trust.share * share
-    residual = _fuse_residual(fresh.residual, carried.residual, gain)
+    own = noise_share(around(boil), compared.astray)
+    trust_gain = np.float32(options.gain) * trust.share
+    gain = trust_gain * np.maximum(steadied.lasts, own)
+    # what slides over one another mixes energies of several things: only what lasts has a usual one
+    usual = half(trust_gain * steadied.lasts**2)
+    energies = np.stack(
+        [_usual(*bands, usual) for bands in zip(fresh.energies, carried.energies, strict=True)]
+    )
+    residual = _fuse_residual(fresh.residual, carried.residual, energies, gain)
     residual[trust.forgets] = fresh.residual[trust.forgets]
     gain = half(gain)
     colors = [
         mix(plane, moved, gain)
         for plane, moved in zip(fresh.residual_colors, carried.residual_colors, strict=True)
     ]
-    return replace(steadied, residual=residual, residual_colors=np.stack(colors))
+    return replace(steadied, residual=residual, residual_colors=np.stack(colors), energies=energies)
 
 
-def _fuse_residual(residual: Plane, moved: Plane, gain: Plane) -> Plane:
-    """The formula for r above, for brightness: (h, w), and the gain a half plane."""
+def _usual(fresh: Plane, past: Plane, share: Plane) -> Plane:
+    """An energy as it usually is, quarter planes: a little more or less is chance, much is news."""
+    nearby = around(fresh)
+    least, most = np.minimum(fresh, nearby) / _CHANCE, np.maximum(fresh, nearby) * _CHANCE
+    return cast(Plane, fresh + share * (past.clip(least, most) - fresh))
+
+
+def _fuse_residual(residual: Plane, moved: Plane, wanted: Planes, gain: Plane) -> Plane:
+    """The formula for r above, for brightness: (h, w); k has what is `wanted` of energies."""
     mixed = mix(residual, moved, gain)
     low, given = split(mixed)
-    _, wanted = split(residual)
     fine_more, low_more = (stretch(w, g, gain) for w, g in zip(wanted, given, strict=True))
     raise_bands(mixed, low, fine_more, low_more)
     return mixed

@@ -43,7 +43,7 @@ __all__ = ["Stream", "warm_up"]
 Box = tuple[slice, slice]
 State = dict[str, NDArray[Any]]
 
-_FUSED = ("steadied", "residual", "colors", "residual_colors", "unrest", "lasts")
+_FUSED = ("steadied", "residual", "colors", "residual_colors", "energies", "unrest", "lasts")
 
 
 @dataclass(frozen=True, eq=False)

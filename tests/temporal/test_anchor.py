@@ -97,6 +97,14 @@ def test_motion_counts_as_far_as_something_is_restored():
     assert anchor.along(np.full_like(motion, np.inf), residual, GRID) == anchor
 
 
+def test_a_ground_at_rest_keeps_the_grid_from_a_head_that_moves():
+    motion, residual = np.zeros((96, 128, 2), np.float32), np.ones((96, 128), np.float32)
+    motion[:40] = 5, -3
+    assert Anchor(1, 2).along(motion, residual, 8) == Anchor(1, 2)
+    residual[40:] = 0.4  # and the head moves it where more is restored there
+    assert Anchor(1, 2).along(motion, residual, 8) == Anchor(6, 7)
+
+
 def test_slow_motion_leaves_the_grid_at_rest():
     anchor, motion = Anchor(), np.full((96, 128, 2), (0.45, -1.2), np.float32)
     for _ in range(10):

@@ -125,6 +125,20 @@ def test_what_frames_agree_on_is_kept_and_reached():
         assert np.abs(getattr(reached, plane) - wanted).mean() < 0.02 * np.abs(wanted).mean()
 
 
+def test_contrast_that_flickers_is_steadied_and_one_that_stays_away_is_followed():
+    detail, now = noise(0, blur=1.5), noise(0, blur=1.5)
+    strengths = []
+    for index in range(40):
+        now, _ = fused(detail * np.float32(1.3 if index % 2 else 0.7), now)
+        strengths.append(now.residual.std())
+    late = np.array(strengths[20:])
+    assert np.ptp(late) < 0.15 * late.mean()  # 0.6 of what came
+    assert late.mean() == pytest.approx(luma(detail).std(), rel=0.1)
+    for _ in range(60):
+        now, fresh = fused(detail * np.float32(0.5), now)
+    assert now.residual.std() == pytest.approx(fresh.residual.std(), rel=0.02)
+
+
 def test_where_nothing_is_restored_any_more_nothing_is_left():
     left, _ = fused(np.zeros((96, 128, 3), np.float32), noise(0))
     assert np.abs(left.residual).max() < 1 / 255
