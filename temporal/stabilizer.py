@@ -181,7 +181,9 @@ class Trust:
     share: Plane
     """(h / 2, w / 2) in [0, 1]."""
     forgets: slice
-    """Rows of the frame that forget all."""
+    """Rows of the frame that forget all, and"""
+    cells_forget: slice
+    """those of half planes."""
 
 
 def revise(restored: Picture, fresh: Memory, fused: Memory) -> Picture:
@@ -254,9 +256,9 @@ def trusted(carried: Carried, compared: Compared, now: Memory, options: Temporal
             # enlarged, a place is a mean with those beside it: they forget too
             share[cv2.dilate(half(other.astype(np.float32)), _AROUND) > 0] = 0
     # a few rows in turn forget, so that nothing lives for ever and nothing is seen to end
-    height, turn = len(now.brightness), now.age % options.max_age
-    rows = height * turn // options.max_age, height * (turn + 1) // options.max_age
-    return Trust(share, slice(*rows))
+    turn = now.age % options.max_age
+    rows = [len(now.brightness) * t // options.max_age for t in (turn, turn + 1)]
+    return Trust(share, slice(*rows), slice(*(-(-row // 2) for row in rows)))
 
 
 def steady_picture(
@@ -274,11 +276,14 @@ def steady_picture(
     steadied[trust.forgets] = seen.brightness[trust.forgets]
     tint = box_mean(np.abs(seen.colors - carried.colors).max(0))
     tint_gain = half(gain * noise_share(tint, _TINT * compared.moving))
-    colors = [
-        steady(p, moved, half(p - moved), tint_gain)
-        for p, moved in zip(seen.colors, carried.colors, strict=True)
-    ]
-    return replace(seen, unrest=unrest, lasts=lasts, steadied=steadied, colors=np.stack(colors))
+    colors = np.stack(
+        [
+            steady(p, moved, half(p - moved), tint_gain)
+            for p, moved in zip(seen.colors, carried.colors, strict=True)
+        ]
+    )
+    colors[:, trust.cells_forget] = seen.colors[:, trust.cells_forget]
+    return replace(seen, unrest=unrest, lasts=lasts, steadied=steadied, colors=colors)
 
 
 def fuse(
@@ -302,11 +307,14 @@ def fuse(
     residual = _fuse_residual(fresh.residual, carried.residual, energies, gain)
     residual[trust.forgets] = fresh.residual[trust.forgets]
     gain = half(gain)
-    colors = [
-        mix(plane, moved, gain)
-        for plane, moved in zip(fresh.residual_colors, carried.residual_colors, strict=True)
-    ]
-    return replace(steadied, residual=residual, residual_colors=np.stack(colors), energies=energies)
+    colors = np.stack(
+        [
+            mix(plane, moved, gain)
+            for plane, moved in zip(fresh.residual_colors, carried.residual_colors, strict=True)
+        ]
+    )
+    colors[:, trust.cells_forget] = fresh.residual_colors[:, trust.cells_forget]
+    return replace(steadied, residual=residual, residual_colors=colors, energies=energies)
 
 
 def _usual(fresh: Plane, past: Plane, share: Plane) -> Plane:

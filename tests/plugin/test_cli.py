@@ -343,8 +343,8 @@ def test_an_adapter_is_added_to_compact(mended, face, compact, adapter, tmp_path
         weights[f"{name}.weight"] = weights[f"{name}.weight"].float() + 4.0 / 2 * change
     by_hand = tmp_path / "by_hand.safetensors"
     save_checkpoint(by_hand, replace(header, notes={}), weights)
-    fitted = mended(face, "--adapter", adapter)
-    assert np.abs(fitted - mended(face, "--model", by_hand)).max() <= 1
+    fitted = mended(face, "--adapter", adapter)  # which sees small frames as they are
+    assert np.abs(fitted - mended(face, "--model", by_hand, "--magnify", "1")).max() <= 1
     assert np.abs(fitted - mended(face)).mean() > 1
 
 

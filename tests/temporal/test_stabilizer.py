@@ -41,7 +41,7 @@ def step(now, last, motion=None, options=OPTIONS):
     """`now` fused with what was carried to it, trusted everywhere."""
     carried, between = carry(last, motion)
     compared = compare(carried, between, now)
-    trust = Trust(np.ones_like(now.unrest), slice(0, 0))
+    trust = Trust(np.ones_like(now.unrest), slice(0, 0), slice(0, 0))
     steadied = steady_picture(now, carried, compared, trust, options)
     return fuse(now, steadied, carried, compared, trust, options)
 
@@ -202,14 +202,22 @@ def test_trust_heeds_alpha_and_depth():
     assert trust[40:].min() == pytest.approx(1)
 
 
-def test_every_row_forgets_in_its_turn():
-    seen, options = picture(0), TemporalOptions(max_age=7)
-    forgot = np.zeros(96, int)
+@pytest.mark.parametrize("size", [(96, 128), (37, 20)], ids=str)
+def test_every_row_forgets_in_its_turn(size):
+    seen, options = picture(0, size), TemporalOptions(max_age=7)
+    last = memory(seen, noise(0, size))
+    forgot, colors_forgot = np.zeros(size[0], int), np.zeros(-(-size[0] // 2), int)
     for age in range(7):
-        now = memory(seen, noise(1), age=age)
-        trust = trust_in(memory(seen, noise(0)), None, now, options)
-        forgot += (trust == 0).all(1)
+        now = memory(seen, noise(1, size), age=age)
+        carried, between = carry(last, None)
+        compared = compare(carried, between, now)
+        trust = trusted(carried, compared, now, options)
+        steadied = steady_picture(now, carried, compared, trust, options)
+        kept = fuse(now, steadied, carried, compared, trust, options)
+        forgot += (kept.residual == now.residual).all(1)
+        colors_forgot += (kept.residual_colors == now.residual_colors).all((0, 2))
     assert (forgot == 1).all()
+    assert (colors_forgot == 1).all()
 
 
 def test_place_keeps_what_both_boxes_show():
