@@ -12,7 +12,7 @@ that the compiler can tell that they lie inside and take many pixels at once.
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, ParamSpec, TypeVar, cast
@@ -66,8 +66,9 @@ def in_bands(kernel: Callable[..., None], shape: tuple[int, int], *arguments: An
     try:
         kernel(edges[0], edges[1], *arguments)
     finally:  # never leave a thread behind that still writes
-        for other in others:
-            other.result()
+        wait(others)
+    for other in others:
+        other.result()
 
 
 def _cached(compiler: Any, function: Callable[..., Any], options: dict[str, Any]) -> Any:
