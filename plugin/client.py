@@ -100,7 +100,6 @@ class Client:
         breaker = Breaker(misses_allowed=options.misses)
         self._ids = itertools.count()
         self._cut_id = -1
-        self._closed = False
         self._link = Link(url, hello, breaker, keys=keys, patience_s=options.patience_s)
         try:
             self._link.start()
@@ -220,10 +219,11 @@ class Client:
             yield waiting.popleft().answers.get()
 
     def close(self) -> None:
-        """Say bye and end the thread; frames that wait are shown raw."""
-        if not self._closed:
-            self._closed = True
-            self._link.close()
+        """Say bye and wait for the thread to end; frames that wait are shown raw.
+
+        Again, or from two threads at once: each returns when the client's thread has ended.
+        """
+        self._link.close()
 
     def _await(self, request: Request) -> Shown:
         assert request.deadline is not None

@@ -12,6 +12,7 @@ import zmq
 
 from splatmend.core import Frame
 from splatmend.plugin.breaker import Breaker
+from splatmend.plugin.link import Link
 from splatmend.plugin.messages import ErrorReply
 
 from fake_server import client_of, picture
@@ -260,7 +261,28 @@ def test_closing_ends_waiting(fake, client) -> None:
     threading.Timer(0.2, asks.close).start()
     shown = list(asks.stream([picture(1), picture(2), picture(3)]))
     assert [s.why for s in shown][-2:] == ["closed", "closed"]
-    asks.close()  # again: nothing
+
+
+def test_closing_again_waits_for_the_end_too(fake, client, monkeypatch) -> None:
+    def threads() -> list[str]:
+        return [t.name for t in threading.enumerate() if t.name == "smp-client"]
+
+    release, releasing = Link._release, threading.Event()
+
+    def slowly(link: Link) -> None:
+        releasing.set()
+        time.sleep(0.2)
+        release(link)
+
+    monkeypatch.setattr(Link, "_release", slowly)
+    asks = client(fake.url, wait=False)
+    first = threading.Thread(target=asks.close)
+    first.start()
+    assert releasing.wait(5)
+    asks.close()
+    assert not threads()
+    asks.close()
+    first.join()
 
 
 def test_closing_says_bye(start, client) -> None:
