@@ -69,6 +69,7 @@ cv2: Any = typed_cv2  # its stubs lose every shape and dtype on the way
 __all__ = [
     "Carried",
     "Compared",
+    "Past",
     "TemporalOptions",
     "Trust",
     "carry",
@@ -80,6 +81,7 @@ __all__ = [
 ]
 
 _TINT = np.float32(2.5)  # colours at half the size lose more by moving than brightness
+_SHARPENED = np.float32(1.7)  # times what goes astray in a picture does so in its restoration
 _CHANCE = np.float32(4)  # times an energy that may still be chance
 _AROUND = np.ones((3, 3), np.uint8)
 _BEYOND = -9.0  # brightness of what lies beyond the border: unlike anything
@@ -186,6 +188,17 @@ class Trust:
     """those of half planes."""
 
 
+@dataclass(frozen=True, eq=False)
+class Past:
+    """What the last frame says about this one before this one is restored."""
+
+    steadied: Memory
+    """This frame's picture, steadied by it."""
+    carried: Carried
+    compared: Compared
+    trust: Trust
+
+
 def revise(restored: Picture, fresh: Memory, fused: Memory) -> Picture:
     """A restored picture (h, w, 3), whose memory was `fresh`, as its fused memory has it."""
     tints = (fused.colors - fresh.colors) + (fused.residual_colors - fresh.residual_colors)
@@ -286,26 +299,21 @@ def steady_picture(
     return replace(seen, unrest=unrest, lasts=lasts, steadied=steadied, colors=colors)
 
 
-def fuse(
-    fresh: Memory,
-    steadied: Memory,
-    carried: Carried,
-    compared: Compared,
-    trust: Trust,
-    options: TemporalOptions,
-) -> Memory:
+def fuse(fresh: Memory, past: Past, options: TemporalOptions) -> Memory:
     """A steadied picture's memory with the `fresh` residual, fused."""
+    carried, rows, cells = past.carried, past.trust.forgets, past.trust.cells_forget
+    lasts = past.steadied.lasts
     _, boil = difference(fresh.residual, carried.residual)
-    own = noise_share(around(boil), compared.astray)
-    trust_gain = np.float32(options.gain) * trust.share
-    gain = trust_gain * np.maximum(steadied.lasts, own)
+    own = noise_share(around(boil), _SHARPENED * past.compared.astray)
+    trust_gain = np.float32(options.gain) * past.trust.share
+    gain = trust_gain * np.maximum(lasts, own)
     # what slides over one another mixes energies of several things: only what lasts has a usual one
-    usual = half(trust_gain * steadied.lasts**2)
+    usual = half(trust_gain * lasts**2)
     energies = np.stack(
         [_usual(*bands, usual) for bands in zip(fresh.energies, carried.energies, strict=True)]
     )
     residual = _fuse_residual(fresh.residual, carried.residual, energies, gain)
-    residual[trust.forgets] = fresh.residual[trust.forgets]
+    residual[rows] = fresh.residual[rows]
     gain = half(gain)
     colors = np.stack(
         [
@@ -313,8 +321,8 @@ def fuse(
             for plane, moved in zip(fresh.residual_colors, carried.residual_colors, strict=True)
         ]
     )
-    colors[:, trust.cells_forget] = fresh.residual_colors[:, trust.cells_forget]
-    return replace(steadied, residual=residual, residual_colors=colors, energies=energies)
+    colors[:, cells] = fresh.residual_colors[:, cells]
+    return replace(past.steadied, residual=residual, residual_colors=colors, energies=energies)
 
 
 def _usual(fresh: Plane, past: Plane, share: Plane) -> Plane:

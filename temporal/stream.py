@@ -26,10 +26,8 @@ from splatmend.temporal.flow import FlowEstimator, load_flow, settle
 from splatmend.temporal.memory import Memory, add_residual, look, place
 from splatmend.temporal.planes import Plane
 from splatmend.temporal.stabilizer import (
-    Carried,
-    Compared,
+    Past,
     TemporalOptions,
-    Trust,
     carry,
     compare,
     fuse,
@@ -168,7 +166,7 @@ class Stream:
         picture = _pixels(restored)
         memory = add_residual(seen, picture)
         if past is not None:
-            fresh, memory = memory, fuse(memory, *past, self._temporal)
+            fresh, memory = memory, fuse(memory, past, self._temporal)
             revised = torch.from_numpy(revise(picture, fresh, memory))
             restored = revised.permute(2, 0, 1)[None].to(restored.device)
         answer = take_back(frame, laid_out, restored)
@@ -197,17 +195,15 @@ class Stream:
         motion = self.flow.between(before.seen, seen.seen)
         return settle(motion, before.brightness, seen.brightness)
 
-    def _look_back(
-        self, before: Memory, motion: Plane | None, seen: Memory
-    ) -> tuple[Memory, Carried, Compared, Trust] | None:
-        """The picture steadied, and what it and its restoration are fused by; None after a cut."""
+    def _look_back(self, before: Memory, motion: Plane | None, seen: Memory) -> Past | None:
+        """What `before` says about the picture that is `seen` now; None after a cut."""
         carried, between = carry(before, motion)
         if is_cut(carried.brightness, seen.brightness):
             return None
         compared = compare(carried, between, seen)
         trust = trusted(carried, compared, seen, self._temporal)
         steadied = steady_picture(seen, carried, compared, trust, self._temporal)
-        return steadied, carried, compared, trust
+        return Past(steadied, carried, compared, trust)
 
     def _follows(self, frame: Frame, last: Frame) -> bool:
         """Whether a frame can be the next one, as far as its labels say."""

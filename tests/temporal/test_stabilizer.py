@@ -9,6 +9,7 @@ from splatmend.temporal import TemporalOptions
 from splatmend.temporal.cuts import is_cut
 from splatmend.temporal.memory import add_residual, look, place
 from splatmend.temporal.stabilizer import (
+    Past,
     Trust,
     carry,
     compare,
@@ -43,7 +44,7 @@ def step(now, last, motion=None, options=OPTIONS):
     compared = compare(carried, between, now)
     trust = Trust(np.ones_like(now.unrest), slice(0, 0), slice(0, 0))
     steadied = steady_picture(now, carried, compared, trust, options)
-    return fuse(now, steadied, carried, compared, trust, options)
+    return fuse(now, Past(steadied, carried, compared, trust), options)
 
 
 def trust_in(last, motion, now, options=OPTIONS):
@@ -213,7 +214,7 @@ def test_every_row_forgets_in_its_turn(size):
         compared = compare(carried, between, now)
         trust = trusted(carried, compared, now, options)
         steadied = steady_picture(now, carried, compared, trust, options)
-        kept = fuse(now, steadied, carried, compared, trust, options)
+        kept = fuse(now, Past(steadied, carried, compared, trust), options)
         forgot += (kept.residual == now.residual).all(1)
         colors_forgot += (kept.residual_colors == now.residual_colors).all((0, 2))
     assert (forgot == 1).all()

@@ -1,5 +1,7 @@
 """Starting, stopping, keys, figures and `splatmend serve`."""
 
+import os
+import signal
 import threading
 import urllib.error
 import urllib.request
@@ -7,9 +9,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from splatmend.core import InputError, SplatmendError
+from splatmend.core import (
+    Frame,
+    InputError,
+    RestoreOptions,
+    SplatmendError,
+    load_restorer,
+    restore_frames,
+)
 from splatmend.plugin.keys import KeysConfig, client_keys, make_keys
 from splatmend.plugin.keys import main as keys_main
 from splatmend.plugin.messages import (
@@ -18,7 +28,7 @@ from splatmend.plugin.messages import (
     Result,
     Stats,
 )
-from splatmend.plugin.serve import ServeConfig, serve
+from splatmend.plugin.serve import ServeConfig, engines_of, serve
 from splatmend.plugin.serve import main as serve_main
 from splatmend.plugin.server import Server, ServerOptions
 from splatmend.plugin.stats import MetricsEndpoint, prometheus_text
@@ -262,11 +272,29 @@ def test_serve_says_where_and_stops(stack) -> None:
     assert said[-1] == "stopped"
 
 
-def test_serve_stops_on_ctrl_c(capsys: Any) -> None:
-    import os
-    import signal
+def test_serve_restores_as_its_options_say() -> None:
+    color = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
+    frame, given = Frame(color=color), {"strength": 0.5, "magnify": 2}
+    (engine,) = engines_of(ServeConfig(model="unsharp", device=("cpu",), **given))
+    assert engine.new_stream is not None
+    answers = engine.restore([frame]) + engine.new_stream().restore([frame])
+    restorer = load_restorer("unsharp", device="cpu")
+    (wanted,) = restore_frames(restorer, [frame], RestoreOptions(**given))
+    for answer in answers:
+        assert np.array_equal(answer.color, wanted.color)
+    for name, other in {"strength": 1.0, "magnify": 1}.items():
+        (unlike,) = restore_frames(restorer, [frame], RestoreOptions(**{**given, name: other}))
+        assert not np.array_equal(unlike.color, wanted.color)
 
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+def test_serve_stops_on_ctrl_c(capsys: Any) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt() -> None:
+        until(lambda: signal.getsignal(signal.SIGINT) is not before)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
     assert serve_main(["--model", "copy", "--device", "cpu", "--url", LOCAL]) == 0
     assert capsys.readouterr().out.endswith("stopped\n")
 
