@@ -197,6 +197,8 @@ class Past:
     carried: Carried
     compared: Compared
     trust: Trust
+    estimated: bool = False
+    """Whether the motion was."""
 
 
 def revise(restored: Picture, fresh: Memory, fused: Memory) -> Picture:
@@ -304,7 +306,9 @@ def fuse(fresh: Memory, past: Past, options: TemporalOptions) -> Memory:
     carried, rows, cells = past.carried, past.trust.forgets, past.trust.cells_forget
     lasts = past.steadied.lasts
     _, boil = difference(fresh.residual, carried.residual)
-    own = noise_share(around(boil), _SHARPENED * past.compared.astray)
+    # an estimate follows what slides as it looks, and its own errors count as gone astray already
+    astray = past.compared.astray if past.estimated else _SHARPENED * past.compared.astray
+    own = noise_share(around(boil), astray)
     trust_gain = np.float32(options.gain) * past.trust.share
     gain = trust_gain * np.maximum(lasts, own)
     # what slides over one another mixes energies of several things: only what lasts has a usual one

@@ -159,7 +159,8 @@ class Stream:
             anchor = anchor.along(motion, before.residual, self._restorer.multiple)
         # a GPU is only told to begin here, and works while the picture is compared with the last
         restored = self._pass(laid_out, anchor, frame.size)
-        past = None if before is None else self._look_back(before, motion, seen)
+        estimated = frame.motion is None
+        past = None if before is None else self._look_back(before, motion, seen, estimated)
         if past is None and anchor != Anchor():  # a cut, where all begins anew
             anchor = Anchor()
             restored = self._pass(laid_out, anchor, frame.size)
@@ -195,7 +196,9 @@ class Stream:
         motion = self.flow.between(before.seen, seen.seen)
         return settle(motion, before.brightness, seen.brightness)
 
-    def _look_back(self, before: Memory, motion: Plane | None, seen: Memory) -> Past | None:
+    def _look_back(
+        self, before: Memory, motion: Plane | None, seen: Memory, estimated: bool
+    ) -> Past | None:
         """What `before` says about the picture that is `seen` now; None after a cut."""
         carried, between = carry(before, motion)
         if is_cut(carried.brightness, seen.brightness):
@@ -203,7 +206,7 @@ class Stream:
         compared = compare(carried, between, seen)
         trust = trusted(carried, compared, seen, self._temporal)
         steadied = steady_picture(seen, carried, compared, trust, self._temporal)
-        return Past(steadied, carried, compared, trust)
+        return Past(steadied, carried, compared, trust, estimated)
 
     def _follows(self, frame: Frame, last: Frame) -> bool:
         """Whether a frame can be the next one, as far as its labels say."""

@@ -20,9 +20,8 @@ is, the mean of what slides is further off. So the past is kept as far as it las
 steadied picture, moved, has for some frames been no further from the current one than the last
 picture was, or usually is, and 0 where it is a tenth further. A restoration's past is also kept
 where it changes clearly more than the picture has gone astray, which is the restorer's own doing:
-there s has 1.7 times the error of the steadied picture for q, because a restorer sharpens what
-slides, too. (Less kept more of avatars' sliding splats, for more LPIPS and, on a real clip, more
-flicker.)
+there s has the error of the steadied picture for q; 1.7 times of it along a renderer's motion,
+because a restorer sharpens what slides, too.
 """
 
 from typing import Any, cast

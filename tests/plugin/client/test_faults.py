@@ -32,7 +32,7 @@ def test_a_server_may_be_absent_and_come(start, client) -> None:
         shown = asks.restore(frame)
         assert shown.frame is frame
         assert shown.why == "down"
-    assert time.monotonic() - began < 3  # and not 100 deadlines of 5 s
+    assert time.monotonic() - began < 0.5
     start(url=url)
     until(lambda: asks.restore(frame).restored)
 
@@ -139,10 +139,10 @@ def test_a_silent_server_is_bypassed_and_probed(fake, client) -> None:
         whys.append(why)
     assert 3 <= len(whys) <= 4
     assert why == "bypass"
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 1
     began = time.monotonic()
     assert all(asks.restore(picture(0)).why == "bypass" for _ in range(100))
-    assert time.monotonic() - began < 2  # nobody waits 100 times for a bypassed server
+    assert time.monotonic() - began < 0.5  # nobody waits for a bypassed server
     while fake.receive(100):  # what was asked before and never answered
         pass
     until(lambda: asks.state == "probe", 5)
