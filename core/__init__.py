@@ -4,6 +4,7 @@ errors      everything raised on purpose, one tree
 frame       Frame: a picture with its planes
 pixels      the only uint8 / uint16 HWC <-> float CHW conversion
 restorer    the contract of a restorer; copy and unsharp, the yardsticks
+references/  pictures of the same person, and what they say about a frame
 compact     the network of the embedded restorer
 checkpoint  safetensors with a JSON header
 lora        low-rank changes to weights, as data
@@ -43,9 +44,28 @@ from splatmend.core.frame import AlphaKind, Frame
 from splatmend.core.gate import Gated
 from splatmend.core.heap import keep_freed_memory
 from splatmend.core.pixels import crop_to, from_tensor, pad_to_multiple, to_tensor
+from splatmend.core.references import (
+    Choice,
+    Guidance,
+    Guide,
+    Reference,
+    References,
+    read_pairs,
+    read_picture_rgba,
+    read_references,
+)
 from splatmend.core.registry import available_restorers, load_restorer, pick_device
 from splatmend.core.restore import RestoreOptions, alpha_box, restore_frames, restore_pixels
-from splatmend.core.restorer import Copy, NetworkRestorer, Restorer, UnsharpMask, checked
+from splatmend.core.restorer import (
+    Copy,
+    GuidedRestorer,
+    NetworkRestorer,
+    Restorer,
+    UnsharpMask,
+    checked,
+    restore_guided,
+    takes_guidance,
+)
 from splatmend.core.tiling import Tiled
 
 __all__ = [
@@ -53,6 +73,7 @@ __all__ = [
     "AlphaKind",
     "CheckpointError",
     "CheckpointHeader",
+    "Choice",
     "Compact",
     "CompactConfig",
     "Copy",
@@ -60,9 +81,14 @@ __all__ = [
     "DegradationEstimator",
     "Frame",
     "Gated",
+    "Guidance",
+    "Guide",
+    "GuidedRestorer",
     "InputError",
     "ModelError",
     "NetworkRestorer",
+    "Reference",
+    "References",
     "RestoreOptions",
     "Restorer",
     "SplatmendError",
@@ -87,8 +113,13 @@ __all__ = [
     "pad_to_multiple",
     "pick_device",
     "read_header",
+    "read_pairs",
+    "read_picture_rgba",
+    "read_references",
     "restore_frames",
+    "restore_guided",
     "restore_pixels",
     "save_checkpoint",
+    "takes_guidance",
     "to_tensor",
 ]

@@ -2,7 +2,9 @@
 
 A plain convolutional U-Net on pixel-unshuffled input. It predicts a residual in two
 parts: a gain for each band of the input's Laplacian pyramid (Burt & Adelson 1983),
-which sharpens what is soft and calms what is harsh, and free detail on top of it.
+which sharpens what is soft and calms what is harsh, and free detail on top of it. With
+references (core/references) it also gets the change that an aligned reference proposes, and
+predicts a gain for each band of that.
 No attention and no normalisation over the picture: an output pixel depends on a
 bounded neighbourhood only, so tiles and crops change nothing.
 """
@@ -19,6 +21,7 @@ from torch.nn import functional as F
 from splatmend.core.color_lock import LOCK_REACH, lock_colors
 from splatmend.core.detail_floor import FLOOR_REACH, keep_detail
 from splatmend.core.errors import InputError
+from splatmend.core.references.guidance import Guidance
 from splatmend.core.resample import halve, magnify, unshuffle
 
 __all__ = ["Compact", "CompactConfig", "laplacian_bands"]
@@ -42,6 +45,8 @@ class CompactConfig:
     """Whether the residual keeps the input's low frequencies (core/color_lock.py)."""
     detail_floor: bool = True
     """Whether the residual leaves strong detail (core/detail_floor.py)."""
+    references: bool = False
+    """Whether it can be guided by references; without guidance it is the same network as ever."""
     small: int = 320
     """Longest side of frames in which a face is so much smaller than those of the training that
     they come out better restored at twice their size."""
@@ -114,8 +119,12 @@ class Compact(nn.Module):
         self.decoder = nn.ModuleList(map(_blocks, widths, config.decoder_blocks))
         self.head = nn.Conv2d(widths[0], channels, 3, padding=1)
         self.gain = nn.Conv2d(widths[0], config.bands, 3, padding=1) if config.bands else None
+        self.hint = self.carry = None
+        if config.references:
+            self.hint = nn.Conv2d(4 * _UNSHUFFLE**2, widths[0], 3, padding=1)
+            self.carry = nn.Conv2d(widths[0], config.bands, 3, padding=1)
         # an untrained network returns its input
-        for output in filter(None, (self.head, self.gain)):
+        for output in filter(None, (self.head, self.gain, self.hint, self.carry)):
             nn.init.zeros_(output.weight)
             nn.init.zeros_(output.bias)  # type: ignore[arg-type]
 
@@ -142,14 +151,20 @@ class Compact(nn.Module):
         reach += FLOOR_REACH if config.detail_floor else 0
         return int(reach + (LOCK_REACH if config.color_lock else 0))
 
-    def forward(self, rgb: Tensor) -> Tensor:
+    def forward(self, rgb: Tensor, guidance: Guidance | None = None) -> Tensor:
         """The residual of (n, 3, h, w), locked to the input's colours if the config says so.
 
         The convolutions run in the precision of the weights, the picture keeps its own.
+        Guidance must have the picture's size; a network without references does not read it.
         """
         # Wide convolutions are fastest with channels last, resizing three channels without:
         # five times, measured on a CPU. So the picture stays planar and the features do not.
         x = self.stem(unshuffle(rgb.to(self.stem.weight.dtype), _UNSHUFFLE))  # (n, 48, h/4, w/4)
+        change = None
+        if self.hint is not None and guidance is not None:
+            planes = guidance.planes.to(rgb.dtype)
+            change = planes[:, :3]
+            x = x + self.hint(unshuffle(planes.to(x.dtype), _UNSHUFFLE))
         skips = []
         for blocks, down in zip(self.encoder, self.down, strict=True):
             x = blocks(x)
@@ -163,10 +178,16 @@ class Compact(nn.Module):
             x = blocks(F.pixel_shuffle(up(x), 2)[..., :height, :width] + skip)
         residual = F.pixel_shuffle(self.head(x), _UNSHUFFLE).to(rgb.dtype).contiguous()
         if self.gain is not None:
-            gains = self.gain(x).to(rgb.dtype).contiguous()
-            gains = magnify(gains, _UNSHUFFLE)
-            for index, band in enumerate(laplacian_bands(rgb, self.config.bands)):
-                residual = torch.addcmul(residual, gains[:, index : index + 1], band)
+            residual = self._amplified(residual, self.gain(x), rgb)
+        if self.carry is not None and change is not None:
+            residual = self._amplified(residual, self.carry(x), change)
         if self.config.detail_floor:
             residual = keep_detail(rgb, residual)
         return lock_colors(residual) if self.config.color_lock else residual
+
+    def _amplified(self, residual: Tensor, gains: Tensor, picture: Tensor) -> Tensor:
+        """The residual plus each Laplacian band of a picture times its gain (n, bands, ...)."""
+        gains = magnify(gains.to(picture.dtype).contiguous(), _UNSHUFFLE)
+        for index, band in enumerate(laplacian_bands(picture, self.config.bands)):
+            residual = torch.addcmul(residual, gains[:, index : index + 1], band)
+        return residual

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from splatmend.core.errors import InputError
 from splatmend.core.estimator import artifact_score
-from splatmend.core.restorer import Restorer, checked
+from splatmend.core.references.guidance import Guidance
+from splatmend.core.restorer import Restorer, checked, restore_guided, takes_guidance
 
 __all__ = ["Gated"]
 
@@ -71,6 +72,11 @@ class Gated:
         """The inner restorer's."""
         return self.restorer.small
 
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the inner restorer does."""
+        return takes_guidance(self.restorer)
+
     def share(self, rgb: Tensor) -> Tensor:
         """How much of the restoration each frame of (n, 3, h, w) gets, (n,) in [0, 1]."""
         score = artifact_score(self.estimator(rgb.to(self.device, torch.float32)))
@@ -78,10 +84,10 @@ class Gated:
         return ramp * ramp * (3 - 2 * ramp)
 
     @checked
-    def __call__(self, rgb: Tensor) -> Tensor:
+    def __call__(self, rgb: Tensor, guidance: Guidance | None = None) -> Tensor:
         """Restore (n, 3, h, w) as far as each frame needs it."""
         share = self.share(rgb)
         if not share.any():
             return rgb.clone()
-        residual = self.restorer(rgb).float() - rgb.float()
+        residual = restore_guided(self.restorer, rgb, guidance).float() - rgb.float()
         return (rgb.float() + share.to(rgb.device).view(-1, 1, 1, 1) * residual).to(rgb.dtype)

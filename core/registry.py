@@ -163,6 +163,7 @@ def _load_compact(
         network.receptive_field,
         network.config.color_lock,
         network.config.small,
+        network.config.references,
     )
 
 

@@ -14,12 +14,15 @@ from splatmend.core.color_lock import lock_colors
 from splatmend.core.errors import InputError
 from splatmend.core.frame import Frame
 from splatmend.core.pixels import from_tensor, to_tensor
-from splatmend.core.restorer import Restorer
+from splatmend.core.references import Choice, Guidance, Guide, References
+from splatmend.core.restorer import Restorer, restore_guided, takes_guidance
 
 __all__ = [
     "LaidOut",
     "RestoreOptions",
     "alpha_box",
+    "as_guide",
+    "guide_picture",
     "lay_out",
     "restore_frames",
     "restore_pixels",
@@ -69,13 +72,20 @@ class LaidOut:
     """(1, 3, h, w) in [0, 1], on the matte where the frame has alpha."""
 
 
-def restore_pixels(restorer: Restorer, rgb: Tensor, options: RestoreOptions) -> Tensor:
+def restore_pixels(
+    restorer: Restorer, rgb: Tensor, options: RestoreOptions, guidance: Guidance | None = None
+) -> Tensor:
     """Restore opaque (n, 3, h, w) in [0, 1] and blend; same shape, dtype and device."""
     if options.strength == 0:
         return rgb.clone()
     times = options.sized(restorer, (rgb.shape[2], rgb.shape[3])).magnify or 1
-    restored = restorer(rgb) if times == 1 else _enlarged(restorer, rgb, times)
-    lock = options.color_lock and not restorer.keeps_colors
+    if times == 1:
+        restored = restore_guided(restorer, rgb, guidance)
+    else:
+        restored = _enlarged(restorer, rgb, times, guidance)
+    exact = guidance is not None and guidance.exact
+    keeps = restorer.keeps_colors and (guidance is None or takes_guidance(restorer))
+    lock = options.color_lock and not keeps and not exact
     if options.strength == 1 and not lock:
         return restored
     residual = restored - rgb
@@ -84,22 +94,53 @@ def restore_pixels(restorer: Restorer, rgb: Tensor, options: RestoreOptions) -> 
     return (rgb + options.strength * residual).clamp(0, 1)
 
 
-def _enlarged(restorer: Restorer, rgb: Tensor, times: int) -> Tensor:
+def _enlarged(restorer: Restorer, rgb: Tensor, times: int, guidance: Guidance | None) -> Tensor:
     """Restore a picture made so many times as large; what that changes goes back by its mean."""
     source = rgb.float()
-    large = F.interpolate(source, scale_factor=times, mode="bicubic").clamp(0, 1)
-    residual = F.avg_pool2d(restorer(large) - large, times)
+
+    def enlarged(plane: Tensor) -> Tensor:
+        return F.interpolate(plane.float(), scale_factor=times, mode="bicubic")
+
+    large = enlarged(source).clamp(0, 1)
+    if guidance is not None:
+        wide = guidance.map(enlarged)
+        view = None if wide.view is None else wide.view.clamp(0, 1)
+        guidance = replace(wide, confidence=wide.confidence.clamp(0, 1), view=view)
+    residual = F.avg_pool2d(restore_guided(restorer, large, guidance) - large, times)
     return (source + residual).clamp(0, 1).to(rgb.dtype)
 
 
+def as_guide(references: References | Guide | None, options: RestoreOptions) -> Guide | None:
+    """A guide for references that are none yet, on the matte of the options."""
+    if isinstance(references, References):
+        return Guide(references, matte=options.matte)
+    return references
+
+
+def guide_picture(guide: Guide, rgb: Tensor, before: Choice = ()) -> tuple[Guidance, Choice]:
+    """Guidance for one opaque picture (1, 3, h, w) in [0, 1], on its device, and the choice.
+
+    `before` is the choice for the frame before, in a stream.
+    """
+    guided = guide.guide(from_tensor(rgb, np.uint8)[0], before)
+    return guided.guidance.map(lambda plane: plane.to(rgb.device)), guided.choice
+
+
 def restore_frames(
-    restorer: Restorer, frames: Sequence[Frame], options: RestoreOptions | None = None
+    restorer: Restorer,
+    frames: Sequence[Frame],
+    options: RestoreOptions | None = None,
+    *,
+    references: References | Guide | None = None,
 ) -> list[Frame]:
     """Restore frames of one size as a batch; every plane but colour is passed through.
 
     Frames with alpha are un-premultiplied, laid on the matte, restored inside the
     box of what is visible only, and premultiplied again if they came so. Alpha is
     never changed, and where it is 0 the colour is the input's, bit for bit.
+
+    `references` are pictures of the person; each frame is guided by itself. Pass a `Guide` to
+    prepare them once for many calls.
 
     Raises:
         InputError: no frame, or frames of several sizes or dtypes.
@@ -113,10 +154,12 @@ def restore_frames(
             f"call it once for each"
         )
     options = (options or RestoreOptions()).sized(restorer, frames[0].size)
+    guide = as_guide(references, options)
     if frames[0].alpha is not None:
-        return [_restore_with_alpha(restorer, frame, options) for frame in frames]
+        return [_restore_with_alpha(restorer, frame, options, guide) for frame in frames]
     rgb = to_tensor([f.color for f in frames], restorer.device)
-    colors = from_tensor(restore_pixels(restorer, rgb, options), frames[0].color.dtype)
+    guidance = None if guide is None else _guide_all(guide, rgb)
+    colors = from_tensor(restore_pixels(restorer, rgb, options, guidance), frames[0].color.dtype)
     return [frame.with_color(color) for frame, color in zip(frames, colors, strict=True)]
 
 
@@ -155,11 +198,25 @@ def take_back(frame: Frame, laid_out: LaidOut, restored: Tensor) -> Frame:
     return frame.with_color(whole)
 
 
-def _restore_with_alpha(restorer: Restorer, frame: Frame, options: RestoreOptions) -> Frame:
+def _restore_with_alpha(
+    restorer: Restorer, frame: Frame, options: RestoreOptions, guide: Guide | None
+) -> Frame:
     laid_out = lay_out(frame, options, restorer.device)
     if laid_out is None or options.strength == 0:
         return frame
-    return take_back(frame, laid_out, restore_pixels(restorer, laid_out.rgb, options))
+    guidance = None if guide is None else guide_picture(guide, laid_out.rgb)[0]
+    return take_back(frame, laid_out, restore_pixels(restorer, laid_out.rgb, options, guidance))
+
+
+def _guide_all(guide: Guide, rgb: Tensor) -> Guidance:
+    """Guidance for each of (n, 3, h, w) by itself."""
+    each = [guide_picture(guide, picture[None])[0] for picture in rgb]
+    if any(g.view is not None for g in each):  # a picture that is its own view is not changed by it
+        each = [
+            g if g.view is not None else replace(g, view=picture[None].float())
+            for g, picture in zip(each, rgb, strict=True)
+        ]
+    return Guidance.joined(each)
 
 
 def _one(tensor: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -9,7 +9,7 @@ nothing between calls: same input, same bytes out.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,18 @@ from torch.nn import functional as F
 
 from splatmend.core.errors import InputError
 from splatmend.core.pixels import crop_to, pad_to_multiple
+from splatmend.core.references.guidance import Guidance
 
-__all__ = ["Copy", "NetworkRestorer", "Restorer", "UnsharpMask", "checked"]
+__all__ = [
+    "Copy",
+    "GuidedRestorer",
+    "NetworkRestorer",
+    "Restorer",
+    "UnsharpMask",
+    "checked",
+    "restore_guided",
+    "takes_guidance",
+]
 
 
 @runtime_checkable
@@ -69,11 +79,49 @@ class Restorer(Protocol):
         ...
 
 
+class GuidedRestorer(Restorer, Protocol):
+    """A restorer that fuses what references propose by itself."""
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether it does: a wrapper can only if what it wraps can."""
+        ...
+
+    def __call__(self, rgb: Tensor, guidance: Guidance | None = None) -> Tensor:
+        """Restore (n, 3, h, w); without guidance as any other restorer."""
+        ...
+
+
+def takes_guidance(restorer: Restorer) -> TypeGuard[GuidedRestorer]:
+    """Whether a restorer fuses guidance by itself."""
+    return bool(getattr(restorer, "takes_guidance", False))
+
+
+def restore_guided(restorer: Restorer, rgb: Tensor, guidance: Guidance | None) -> Tensor:
+    """Restore (n, 3, h, w) with guidance of the same size; any restorer can.
+
+    One that fuses nothing by itself is blended with what the references propose, by their
+    confidence: where that is 0 its answer stands.
+    """
+    if guidance is None:
+        return restorer(rgb)
+    if takes_guidance(restorer):
+        restored = restorer(rgb, guidance)
+        if not guidance.exact:
+            return restored
+    else:
+        restored = restorer(rgb)
+    proposed = (rgb + guidance.change.to(rgb)).clamp(0, 1)
+    trust = guidance.confidence.to(rgb)
+    # a picture's detail may lie beside its place, and no network looks at it here
+    return torch.lerp(restored, proposed, trust if guidance.exact else trust.square())
+
+
 def checked(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Refuse what the contract excludes before a restorer's `__call__` sees it."""
 
     @functools.wraps(call)
-    def wrapper(self: Restorer, rgb: Tensor) -> Tensor:
+    def wrapper(self: Restorer, rgb: Tensor, *guidance: Guidance | None) -> Tensor:
         if rgb.ndim != 4 or rgb.shape[1] != 3 or min(rgb.shape) < 1:
             raise InputError(f"a restorer takes RGB as (n, 3, h, w), got {tuple(rgb.shape)}")
         if not rgb.is_floating_point():
@@ -82,7 +130,7 @@ def checked(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
                 f"splatmend.core.to_tensor"
             )
         with torch.inference_mode():
-            return call(self, rgb).clamp(0, 1)
+            return call(self, rgb, *guidance).clamp(0, 1)
 
     return wrapper
 
@@ -99,15 +147,22 @@ class NetworkRestorer:
     reach: int
     keeps_colors: bool
     small: int = 0
+    takes_guidance: bool = False
 
     @checked
-    def __call__(self, rgb: Tensor) -> Tensor:
+    def __call__(self, rgb: Tensor, guidance: Guidance | None = None) -> Tensor:
         """Restore; the network computes in its weights' precision, the rest is float32."""
         source = rgb.to(self.device, torch.float32).contiguous()
         padded = pad_to_multiple(source, self.multiple)
-        residual = self.network(padded)
+        if guidance is not None and self.takes_guidance:
+            residual = self.network(padded, guidance.map(self._as_padded))
+        else:
+            residual = self.network(padded)
         restored = source + crop_to(residual.float(), (rgb.shape[2], rgb.shape[3]))
         return restored.to(rgb.device, rgb.dtype).contiguous()
+
+    def _as_padded(self, plane: Tensor) -> Tensor:
+        return pad_to_multiple(plane.to(self.device, torch.float32).contiguous(), self.multiple)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Pictures too large for memory, restored in overlapping tiles without visible seams."""
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 
 from splatmend.core.errors import InputError
-from splatmend.core.restorer import Restorer, checked
+from splatmend.core.references.guidance import Guidance
+from splatmend.core.restorer import Restorer, checked, restore_guided, takes_guidance
 
 __all__ = ["Tiled"]
 
@@ -68,18 +70,24 @@ class Tiled:
         """The inner restorer's."""
         return self.restorer.small
 
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the inner restorer does."""
+        return takes_guidance(self.restorer)
+
     @checked
-    def __call__(self, rgb: Tensor) -> Tensor:
+    def __call__(self, rgb: Tensor, guidance: Guidance | None = None) -> Tensor:
         """Restore (n, 3, h, w), one tile at a time."""
         height, width = rgb.shape[-2:]
         if height <= self.tile and width <= self.tile:
-            return self.restorer(rgb)
+            return restore_guided(self.restorer, rgb, guidance)
         total = torch.zeros_like(rgb, dtype=torch.float32)
         weights = total.new_zeros((height, width))
         for top in self._starts(height):
             for left in self._starts(width):
                 area = (..., slice(top, top + self.tile), slice(left, left + self.tile))
-                restored = self.restorer(rgb[area].contiguous())
+                hint = None if guidance is None else guidance.map(itemgetter(area))
+                restored = restore_guided(self.restorer, rgb[area].contiguous(), hint)
                 rows = self._window(restored.shape[-2], top, height, rgb.device)
                 columns = self._window(restored.shape[-1], left, width, rgb.device)
                 window = rows[:, None] * columns

@@ -15,7 +15,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from splatmend.core.restorer import Restorer
+from splatmend.core.references import Guidance
+from splatmend.core.restorer import Restorer, takes_guidance
 
 __all__ = ["SharedPass"]
 
@@ -25,12 +26,25 @@ _T = TypeVar("_T")
 @dataclass
 class _Call:
     rgb: Tensor
+    guidance: Guidance | None = None
     result: Tensor | None = None
     error: Exception | None = None
 
     @property
     def kind(self) -> str:
-        return f"{tuple(self.rgb.shape[1:])} {self.rgb.dtype} {self.rgb.device}"
+        guided = "alone"
+        if self.guidance is not None:
+            guided = f"guided {self.guidance.exact} {self.guidance.view is None}"
+        return f"{tuple(self.rgb.shape[1:])} {self.rgb.dtype} {self.rgb.device} {guided}"
+
+    @staticmethod
+    def run(restorer: Restorer, calls: "Sequence[_Call]") -> Tensor:
+        """Restore calls of one kind together."""
+        rgb = torch.cat([call.rgb for call in calls])
+        hints = [call.guidance for call in calls if call.guidance is not None]
+        if not hints or not takes_guidance(restorer):
+            return restorer(rgb)
+        return restorer(rgb, Guidance.joined(hints))
 
 
 class SharedPass:
@@ -81,16 +95,21 @@ class SharedPass:
         """See `Restorer`."""
         return self._restorer.small
 
-    def __call__(self, rgb: Tensor) -> Tensor:
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the inner restorer does."""
+        return takes_guidance(self._restorer)
+
+    def __call__(self, rgb: Tensor, guidance: Guidance | None = None) -> Tensor:
         """Restore (n, 3, h, w), together with what the other tasks ask for."""
-        call = _Call(rgb)
+        call = _Call(rgb, guidance)
         with self._change:
             if self._running:
                 self._asked.append(call)
                 self._end_of_turn()
                 self._change.wait_for(lambda: call.result is not None or call.error is not None)
             else:
-                call.result = self._restorer(rgb)
+                call.result = _Call.run(self._restorer, [call])
         if call.error is not None:
             raise call.error
         assert call.result is not None
@@ -133,7 +152,7 @@ class SharedPass:
 
     def _restore(self, calls: list[_Call]) -> None:
         try:
-            results = self._restorer(torch.cat([call.rgb for call in calls]))
+            results = _Call.run(self._restorer, calls)
         except Exception as error:
             if len(calls) == 1:
                 calls[0].error = error

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from splatmend.core import RestoreOptions, Restorer, restore_pixels
+from splatmend.core import Guidance, RestoreOptions, Restorer, restore_pixels
 
 __all__ = ["Anchor", "restore_anchored"]
 
@@ -67,7 +67,11 @@ def _median_step(motion: NDArray[np.float64], weight: NDArray[np.float32]) -> in
 
 
 def restore_anchored(
-    restorer: Restorer, rgb: Tensor, anchor: Anchor, options: RestoreOptions
+    restorer: Restorer,
+    rgb: Tensor,
+    anchor: Anchor,
+    options: RestoreOptions,
+    guidance: Guidance | None = None,
 ) -> Tensor:
     """`restore_pixels` of (n, 3, h, w) in [0, 1], with the grid where the anchor has it.
 
@@ -78,7 +82,12 @@ def restore_anchored(
     options = options.sized(restorer, (height, width))  # and not by what the grid adds
     left, top, more = anchor.right, anchor.down, restorer.multiple
     if not left and not top:
-        return restore_pixels(restorer, rgb, options)
+        return restore_pixels(restorer, rgb, options, guidance)
     mode = "reflect" if more < min(height, width) else "replicate"
-    grown = F.pad(rgb, (left, more - left, top, more - top), mode=mode)
-    return restore_pixels(restorer, grown, options)[..., top : top + height, left : left + width]
+
+    def grown(plane: Tensor) -> Tensor:
+        return F.pad(plane, (left, more - left, top, more - top), mode=mode)
+
+    hint = None if guidance is None else guidance.map(grown)
+    restored = restore_pixels(restorer, grown(rgb), options, hint)
+    return restored[..., top : top + height, left : left + width]

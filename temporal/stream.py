@@ -11,15 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splatmend.core import (
+    Choice,
     Frame,
+    Guidance,
+    Guide,
     InputError,
+    References,
     RestoreOptions,
     Restorer,
     from_tensor,
     load_restorer,
     to_tensor,
 )
-from splatmend.core.restore import LaidOut, lay_out, take_back
+from splatmend.core.references.choice import pack_choice, shift_choice, unpack_choice
+from splatmend.core.restore import LaidOut, as_guide, guide_picture, lay_out, take_back
 from splatmend.temporal.anchor import Anchor, restore_anchored
 from splatmend.temporal.cuts import is_cut
 from splatmend.temporal.flow import FlowEstimator, load_flow, settle
@@ -58,6 +63,8 @@ class _Last:
     anchor: Anchor
     repeats: int = 0
     """How many times in a row the answer was given again."""
+    choice: Choice = ()
+    """The references that guided it."""
 
 
 class Stream:
@@ -71,6 +78,8 @@ class Stream:
 
     A frame whose visible picture is byte for byte the last one gets the last answer,
     without the network. Not for two threads at once.
+
+    With references each frame is guided by the nearest of them; they fade into one another.
     """
 
     def __init__(
@@ -78,9 +87,12 @@ class Stream:
         restorer: Restorer,
         restore_options: RestoreOptions | None = None,
         temporal_options: TemporalOptions | None = None,
+        *,
+        references: References | Guide | None = None,
     ) -> None:
         self._restorer = restorer
         self._restore = restore_options or RestoreOptions()
+        self._guide = as_guide(references, self._restore)
         self._temporal = temporal_options or TemporalOptions()
         self.flow: FlowEstimator = load_flow(self._temporal.flow, device=restorer.device)
         """Finds the motion of frames that bring none."""
@@ -117,6 +129,7 @@ class Stream:
             **{name: getattr(last.memory, name) for name in _FUSED},
             "numbers": np.array(numbers, np.int64),
             "anchor": np.array([last.anchor.right, last.anchor.down]),
+            "choice": pack_choice(last.choice),
             "stream_id": np.array(frame.stream_id),
         }
         return {name: array.copy() for name, array in state.items()}
@@ -157,13 +170,16 @@ class Stream:
         anchor = Anchor() if last is None else last.anchor
         if before is not None and motion is not None and self._temporal.anchor:
             anchor = anchor.along(motion, before.residual, self._restorer.multiple)
+        guidance, choice = self._guided(laid_out, last)
         # a GPU is only told to begin here, and works while the picture is compared with the last
-        restored = self._pass(laid_out, anchor, frame.size)
+        restored = self._pass(laid_out, anchor, frame.size, guidance)
         estimated = frame.motion is None
         past = None if before is None else self._look_back(before, motion, seen, estimated)
-        if past is None and anchor != Anchor():  # a cut, where all begins anew
+        began = last is None or (anchor == Anchor() and not last.choice)
+        if past is None and not began:  # a cut, where all begins anew
             anchor = Anchor()
-            restored = self._pass(laid_out, anchor, frame.size)
+            guidance, choice = self._guided(laid_out, None)
+            restored = self._pass(laid_out, anchor, frame.size, guidance)
         picture = _pixels(restored)
         memory = add_residual(seen, picture)
         if past is not None:
@@ -174,12 +190,30 @@ class Stream:
         # a network that overflows once must not spoil the rest of the stream
         sound = np.isfinite(cv2.norm(memory.residual))
         color = answer.color.copy()
-        self._last = _Last(own, color, box, memory, anchor) if sound else None
+        self._last = _Last(own, color, box, memory, anchor, choice=choice) if sound else None
         return answer
 
-    def _pass(self, laid_out: LaidOut, anchor: Anchor, size: tuple[int, int]) -> Tensor:
+    def _guided(self, laid_out: LaidOut, last: _Last | None) -> tuple[Guidance | None, Choice]:
+        """What the references say about a picture, going on from those of the last one."""
+        if self._guide is None:
+            return None, ()
+        if last is None:
+            return guide_picture(self._guide, laid_out.rgb)
+        # where a reference lies is known in pixels of the box
+        down, right = (
+            now.start - old.start for now, old in zip(laid_out.box, last.box, strict=True)
+        )
+        return guide_picture(self._guide, laid_out.rgb, shift_choice(last.choice, right, down))
+
+    def _pass(
+        self,
+        laid_out: LaidOut,
+        anchor: Anchor,
+        size: tuple[int, int],
+        guidance: Guidance | None,
+    ) -> Tensor:
         options = self._restore.sized(self._restorer, size)
-        return restore_anchored(self._restorer, laid_out.rgb, anchor, options)
+        return restore_anchored(self._restorer, laid_out.rgb, anchor, options, guidance)
 
     def _before(self, last: _Last | None, box: Box) -> Memory | None:
         """What the last frame left, as one of this box; None where nothing is to be kept."""
@@ -259,7 +293,8 @@ def _last_of(
         raise ValueError("planes of several sizes")
     memory = replace(memory, **fused)
     anchor = Anchor(*(int(n) for n in state["anchor"]))
-    return _Last(frame, state["output"].copy(), laid_out.box, memory, anchor, repeats)
+    choice = unpack_choice(state["choice"])
+    return _Last(frame, state["output"].copy(), laid_out.box, memory, anchor, repeats, choice)
 
 
 def _looks_same(frame: Frame, last: _Last) -> bool:

@@ -1,0 +1,204 @@
+"""References: clean pictures of a person, or key pairs of a render and its truth."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from splatmend.core.errors import InputError
+
+__all__ = ["LEAST_SIDE", "LONGEST_SIDE", "MOST_IN_MEMORY", "Reference", "References"]
+
+Picture = NDArray[np.uint8]
+Kind = Literal["pictures", "pairs"]
+
+LEAST_SIDE = 32
+"""Pixels: a smaller picture shows nothing that could be carried."""
+LONGEST_SIDE = 2048
+"""Pixels: larger references are shrunk, as no frame needs more of a face."""
+MOST_IN_MEMORY = 1000
+"""References of one set."""
+_PLAIN = 2.0
+"""Standard deviation in levels below which a picture shows nothing."""
+_BUDGET = 192 << 20
+"""Bytes that the pictures of a set may take; what is beyond is kept compressed."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reference:
+    """One clean picture of the person; with a render it is a key pair.
+
+    Raises:
+        InputError: a picture of another shape or dtype, without content, or too small.
+    """
+
+    picture: Picture
+    """(h, w, 3) RGB: how this view should look."""
+    render: Picture | None = None
+    """(h, w, 3) RGB: how the renderer showed this view; None where only the picture is known."""
+    alpha: NDArray[np.uint8] | None = None
+    """(h, w): coverage of the picture, of both pictures of a pair; straight, not premultiplied."""
+    name: str = ""
+    """Where it came from, for messages."""
+
+    def __post_init__(self) -> None:
+        what = self.name or "a reference"
+        for kind, picture in (("picture", self.picture), ("render", self.render)):
+            if picture is not None:
+                _check_picture(picture, f"{what} ({kind})" if self.render is not None else what)
+        size = self.picture.shape[:2]
+        if self.render is not None and self.render.shape[:2] != size:
+            raise InputError(
+                f"{what}: render and truth of a key pair must have one size, got "
+                f"{self.render.shape[:2]} and {size}"
+            )
+        if self.alpha is not None and (self.alpha.shape != size or self.alpha.dtype != np.uint8):
+            raise InputError(
+                f"{what}: alpha must be uint8 {size} like the picture, got {self.alpha.dtype} "
+                f"{self.alpha.shape}"
+            )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its planes."""
+        planes = (self.picture, self.render, self.alpha)
+        return sum(plane.nbytes for plane in planes if plane is not None)
+
+    def on_matte(self, matte: Sequence[float]) -> tuple[Picture, Picture | None]:
+        """Picture and render as opaque RGB, laid on a matte of three floats in [0, 1]."""
+        if self.alpha is None:
+            return self.picture, self.render
+        alpha = self.alpha.astype(np.float32)[..., None] / 255
+        ground = np.asarray(matte, np.float32) * 255 * (1 - alpha)
+        picture, render = (
+            None if p is None else np.rint(p * alpha + ground).astype(np.uint8)
+            for p in (self.picture, self.render)
+        )
+        assert picture is not None
+        return picture, render
+
+
+class References:
+    """An immutable set of references of one kind: pictures, or key pairs.
+
+    Up to 192 MB of pictures are kept as they are; the rest is kept as lossless PNG in memory and
+    decoded when it is needed, so that 1,000 references of 512 x 512 take about 500 MB.
+
+    Raises:
+        InputError: no reference, too many, or pictures mixed with key pairs.
+    """
+
+    def __init__(self, references: Iterable[Reference]) -> None:
+        digest = hashlib.sha256()
+        self._entries: list[Reference | _Packed] = []
+        kinds: set[Kind] = set()
+        used = 0
+        for reference in references:
+            reference = _shrunk(reference)
+            if len(self._entries) == MOST_IN_MEMORY:
+                raise InputError(
+                    f"a set takes at most {MOST_IN_MEMORY} references: leave some out, for "
+                    f"instance every second one"
+                )
+            kinds.add("pictures" if reference.render is None else "pairs")
+            _digest(digest, reference)
+            used += reference.nbytes
+            self._entries.append(reference if used <= _BUDGET else _Packed(reference))
+        if not self._entries:
+            raise InputError("no reference was given: name at least one picture of the person")
+        if len(kinds) > 1:
+            raise InputError(
+                "pictures and key pairs cannot be mixed in one set: give renders for all of the "
+                "pictures, or for none"
+            )
+        self.kind: Kind = kinds.pop()
+        """Whether the set holds pictures or key pairs."""
+        self.fingerprint: str = digest.hexdigest()[:16]
+        """Digest of all planes in their order, 16 hexadecimal digits."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Reference:
+        entry = self._entries[index]
+        return entry if isinstance(entry, Reference) else entry.unpack()
+
+    def __iter__(self) -> Iterator[Reference]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"References({len(self)} {self.kind}, {self.nbytes / 1e6:.1f} MB)"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the set holds."""
+        return sum(entry.nbytes for entry in self._entries)
+
+
+class _Packed:
+    """A reference as PNG in memory."""
+
+    def __init__(self, reference: Reference) -> None:
+        self._name = reference.name
+        planes = {"picture": reference.picture, "render": reference.render}
+        planes["alpha"] = reference.alpha
+        self._planes = {
+            name: cv2.imencode(".png", plane)[1]
+            for name, plane in planes.items()
+            if plane is not None
+        }
+
+    @property
+    def nbytes(self) -> int:
+        return sum(plane.nbytes for plane in self._planes.values())
+
+    def unpack(self) -> Reference:
+        planes: dict[str, Any] = {
+            name: cv2.imdecode(plane, cv2.IMREAD_UNCHANGED) for name, plane in self._planes.items()
+        }
+        return Reference(**planes, name=self._name)
+
+
+def _check_picture(picture: NDArray[Any], what: str) -> None:
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise InputError(f"{what} must be uint8 RGB (h, w, 3), got {picture.dtype} {picture.shape}")
+    if min(picture.shape[:2]) < LEAST_SIDE:
+        height, width = picture.shape[:2]
+        raise InputError(
+            f"{what} is {width} x {height} pixels, a reference needs at least {LEAST_SIDE} a side"
+        )
+    if float(cv2.meanStdDev(picture)[1].max()) < _PLAIN:
+        raise InputError(f"{what} shows nothing, it is one plain colour: give a picture of a face")
+
+
+def _shrunk(reference: Reference) -> Reference:
+    longest = max(reference.picture.shape[:2])
+    if longest <= LONGEST_SIDE:
+        return reference
+    height, width = (
+        max(round(side * LONGEST_SIDE / longest), LEAST_SIDE)
+        for side in reference.picture.shape[:2]
+    )
+
+    def small(plane: NDArray[np.uint8] | None) -> Any:
+        if plane is None:
+            return None
+        return cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
+
+    return Reference(
+        picture=small(reference.picture),
+        render=small(reference.render),
+        alpha=small(reference.alpha),
+        name=reference.name,
+    )
+
+
+def _digest(digest: Any, reference: Reference) -> None:
+    for plane in (reference.picture, reference.render, reference.alpha):
+        digest.update(b"-" if plane is None else repr(plane.shape).encode())
+        if plane is not None:
+            digest.update(np.ascontiguousarray(plane).data)

@@ -1,0 +1,279 @@
+"""From references and a frame to guidance: choose the nearest, place, align, carry.
+
+Light comes from the frame, detail from the reference: a picture is relit by the ratio of both
+local means before its difference to the frame is carried. Of a key pair the difference between
+truth and render is carried as it is.
+"""
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from operator import itemgetter
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from splatmend.core.errors import InputError
+from splatmend.core.pixels import to_tensor
+from splatmend.core.references.alignment import Contrast, align, local_contrast, sample
+from splatmend.core.references.choice import Choice, Pick, choose
+from splatmend.core.references.collection import References
+from splatmend.core.references.guidance import Guidance
+from splatmend.core.references.placement import Placement, Thumbnail, place_reference
+
+__all__ = ["Guide", "Guided"]
+
+Plane = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+
+_LIGHT_CELL, _LIGHT_REACH = 8, 1.25
+"""Light is the mean of cells of 8 x 8 pixels, blurred by that many cells."""
+_DARK = 8.0
+"""Levels added to both means: the ratio of two blacks is 1."""
+_RELIGHT = 3.0
+"""A reference is made at most so many times brighter or darker."""
+_APART = 12.0
+"""Levels by which a key's render and the frame may differ where the key is trusted to 1/e."""
+_STALE = 0.5
+"""Share of its best mean confidence below which a reference is sought anew on the frame."""
+_PATIENCE = 24
+"""Frames of a stream after which a reference that was not found is sought again."""
+_CACHED = 8
+"""Placed references at hand, for frames of one size: those of a stream change slowly."""
+
+
+@dataclass(frozen=True, eq=False)
+class Guided:
+    """Guidance for one picture, and how it was chosen: the next frame of a stream goes on."""
+
+    guidance: Guidance
+    choice: Choice
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """A reference laid on the frame by its placement, all planes of the frame's size."""
+
+    picture: Picture
+    contrast: Contrast
+    """Of the picture, or of a key's render."""
+    residual: Plane | None
+    """Truth - render of a key pair in levels, (h, w, 3)."""
+    render: Picture | None
+    covered: Plane
+    """(h, w), 0 where the frame reaches beyond the reference."""
+
+    @cached_property
+    def view(self) -> Tensor:
+        """The picture as (1, 3, h, w) in [0, 1]; made once: a stream asks for it often."""
+        return to_tensor([self.picture])
+
+
+@dataclass(frozen=True, eq=False)
+class _Proposal:
+    """What one reference says about a frame."""
+
+    change: Plane
+    confidence: Plane
+    view: Picture
+
+
+class Guide:
+    """Turns a set of references into guidance for frames of any size.
+
+    What it keeps between calls (thumbnails, placed references) only saves time: the same frame,
+    references and earlier choice give the same bytes. Not for two threads at once: each gets a
+    `twin`.
+    """
+
+    def __init__(
+        self,
+        references: References,
+        *,
+        blend: int = 2,
+        matte: Sequence[float] = (1.0, 1.0, 1.0),
+    ) -> None:
+        """Prepare a set; `blend` is how many of it are mixed for a frame.
+
+        Raises:
+            InputError: blend below 1.
+        """
+        if blend < 1:
+            raise InputError(f"blend must be at least 1 reference, got {blend}")
+        self.references = references
+        self._blend, self._matte = blend, tuple(matte)
+        self._thumbnails = [Thumbnail.of(_shown(r.on_matte(matte))) for r in references]
+        self._placed: dict[tuple[int, bytes, tuple[int, int]], _Placed] = {}
+
+    def guide(self, picture: Picture, before: Choice = ()) -> Guided:
+        """Find what the references say about a picture (h, w, 3) of uint8.
+
+        `before` is the choice of the last frame of a stream: its references fade out and others
+        fade in over some frames, so that nothing pops.
+        """
+        thumbnail, contrast = Thumbnail.of(picture), local_contrast(picture)
+        choice = choose(self._thumbnails, thumbnail, before, count=self._blend)
+        known = {pick.index: pick for pick in before}
+        found = [
+            self._follow(Pick(index, weight, None), known.get(index), picture, thumbnail, contrast)
+            for index, weight in choice
+        ]
+        picks = tuple(pick for pick, _ in found)
+        seen = [(pick.weight, proposal) for pick, proposal in found if proposal is not None]
+        change, confidence = _mix(
+            [(weight, p.change, p.confidence) for weight, p in seen], picture.shape[:2]
+        )
+        exact = self.references.kind == "pairs"
+        view = to_tensor([max(seen, key=itemgetter(0))[1].view]) if seen else None
+        guidance = Guidance(to_tensor([change]), to_tensor([confidence]), exact, view)
+        return Guided(guidance, picks)
+
+    def _follow(
+        self,
+        pick: Pick,
+        before: Pick | None,
+        picture: Picture,
+        thumbnail: Thumbnail,
+        contrast: Contrast,
+    ) -> tuple[Pick, "_Proposal | None"]:
+        """What one reference proposes, from where it lay on the frame before if it still does."""
+        if before is not None and before.placement is not None:
+            proposal = self._propose(pick.index, before.placement, picture, contrast)
+            trust = float(proposal.confidence.mean())
+            if trust >= _STALE * before.trust:
+                return replace(
+                    pick, placement=before.placement, trust=max(trust, before.trust)
+                ), proposal
+        elif before is not None and before.trust >= 0:  # sought in vain: not in every frame again
+            return replace(pick, trust=before.trust - 1), None
+        placement = place_reference(thumbnail, self._thumbnails[pick.index])
+        if placement is None:
+            return replace(pick, trust=float(_PATIENCE)), None
+        proposal = self._propose(pick.index, placement, picture, contrast)
+        trust = float(proposal.confidence.mean())
+        return replace(pick, placement=placement, trust=trust), proposal
+
+    def _propose(
+        self, index: int, placement: Placement, picture: Picture, contrast: Contrast
+    ) -> "_Proposal":
+        placed = self._place(index, placement, picture.shape[:2])
+        return _Proposal(*_propose(picture, contrast, placed), placed.picture)
+
+    def twin(self) -> "Guide":
+        """A guide of the same set for another stream; pictures and thumbnails are shared."""
+        twin = copy(self)
+        twin._placed = {}
+        return twin
+
+    def _place(self, index: int, placement: Placement, size: tuple[int, int]) -> _Placed:
+        name = (index, placement.matrix.tobytes(), size)
+        if name not in self._placed:
+            while len(self._placed) >= _CACHED:
+                del self._placed[next(iter(self._placed))]
+            picture, render = self.references[index].on_matte(self._matte)
+            self._placed[name] = _lay(picture, render, placement, size)
+        return self._placed[name]
+
+
+def _shown(pair: tuple[Picture, Picture | None]) -> Picture:
+    """What a renderer would show of a reference: the render of a key pair, else the picture."""
+    picture, render = pair
+    return picture if render is None else render
+
+
+def _lay(
+    picture: Picture, render: Picture | None, placement: Placement, size: tuple[int, int]
+) -> _Placed:
+    matrix, shrink = placement.matrix, placement.scale
+
+    def warped(plane: NDArray[np.generic]) -> Plane:
+        smooth: Any = plane.astype(np.float32)
+        if shrink > 1:  # as soft as the frame's pixels are large
+            smooth = cv2.GaussianBlur(smooth, (0, 0), 0.5 * (shrink**2 - 1) ** 0.5)
+        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        border = cv2.BORDER_REPLICATE
+        return np.asarray(
+            cv2.warpAffine(smooth, matrix, size[::-1], flags=flags, borderMode=border)
+        )
+
+    same = np.array_equal(matrix, np.eye(2, 3)) and picture.shape[:2] == size
+    bounds = np.ones(picture.shape[:2], np.float32)
+    covered: Any = cv2.warpAffine(
+        bounds, matrix, size[::-1], flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    )
+    laid, shown, residual = picture, render, None
+    if not same:
+        laid = _rounded(warped(picture))
+        shown = None if render is None else _rounded(warped(render))
+    if render is not None:
+        difference = picture.astype(np.float32) - render
+        residual = difference if same else warped(difference)
+    return _Placed(laid, local_contrast(_shown((laid, shown))), residual, shown, covered)
+
+
+def _rounded(plane: Plane) -> Picture:
+    return np.clip(np.rint(plane), 0, 255).astype(np.uint8)
+
+
+def _propose(picture: Picture, contrast: Contrast, placed: _Placed) -> tuple[Plane, Plane]:
+    """Change (h, w, 3) and confidence (h, w) that one reference proposes, of [0, 1]."""
+    alignment = align(contrast, placed.contrast)
+    flow, confidence = alignment.flow, alignment.confidence
+    if not placed.covered.all():
+        confidence = confidence * sample(placed.covered, flow, cubic=False)
+    if placed.residual is None or placed.render is None:
+        relit: Any = _relit(sample(placed.picture, flow), picture)
+        ours: Any = picture * np.float32(1 / 255)
+        return np.asarray(cv2.subtract(relit, ours, dst=relit)), confidence
+    apart: Any = np.abs(sample(placed.render, flow).astype(np.float32) - picture).mean(2)
+    apart = np.asarray(cv2.GaussianBlur(apart, (0, 0), 1.5))
+    trust: Any = np.exp(apart * apart / np.float32(-(_APART**2)))
+    change: Plane = sample(placed.residual, flow) / np.float32(255)
+    return change, np.asarray(confidence * trust, np.float32)
+
+
+def _relit(reference: Picture, picture: Picture) -> Plane:
+    """The reference (h, w, 3) in the picture's light, of [0, 1]."""
+    height, width = picture.shape[:2]
+    cells = tuple(max(side // _LIGHT_CELL, 1) for side in (width, height))
+    ours, theirs = (
+        cv2.GaussianBlur(
+            cv2.resize(p, cells, interpolation=cv2.INTER_AREA).astype(np.float32),
+            (0, 0),
+            _LIGHT_REACH,
+        )
+        for p in (picture, reference)
+    )
+    ratio: Any = np.clip((ours + _DARK) / (theirs + _DARK), 1 / _RELIGHT, _RELIGHT) / np.float32(
+        255
+    )
+    ratio = cv2.resize(ratio, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.multiply(ratio, reference, dtype=cv2.CV_32F))
+
+
+def _mix(
+    proposals: Sequence[tuple[float, Plane, Plane]], size: tuple[int, int]
+) -> tuple[Plane, Plane]:
+    """Means of changes and confidences, each counted by its weight and its confidence."""
+    if not proposals:
+        return np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
+    if len(proposals) == 1:
+        return proposals[0][1:]
+    change = np.zeros((*size, 3), np.float32)
+    confidence, total = np.zeros(size, np.float32), np.full(size, 1e-6, np.float32)
+    for weight, proposed, trust in proposals:
+        counts = np.float32(weight) * trust
+        change += counts[..., None] * proposed
+        confidence += counts * trust
+        total += counts
+    return change / total[..., None], confidence / total
+
+
+def guidance_to(guided: Guidance, device: torch.device) -> Guidance:
+    """The same on a device."""
+    return guided.map(lambda plane: plane.to(device))

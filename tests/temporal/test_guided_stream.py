@@ -1,0 +1,102 @@
+"""Streams that references guide: they fade into one another, and resume to the same bytes."""
+
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from splatmend.core import Frame, InputError, Reference, References, load_restorer
+from splatmend.temporal import Stream, TemporalOptions
+
+Picture = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def scene() -> Picture:
+    """Dots of many sizes and colours, (128, 160, 3)."""
+    dice = np.random.default_rng(4)
+    picture = np.full((128, 160, 3), 128, np.uint8)
+    for _ in range(420):
+        place = tuple(int(v) for v in dice.integers(0, (160, 128)))
+        color = tuple(int(v) for v in dice.integers(10, 246, 3))
+        cv2.circle(picture, place, int(dice.integers(2, 7)), color, -1)
+    return np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.8), np.uint8)
+
+
+def moved(scene: Picture, pixels: int) -> Picture:
+    return np.roll(scene, pixels, 1)
+
+
+def frames(scene: Picture, count: int) -> list[Frame]:
+    """A pan of a pixel a frame, blurred."""
+    blurred = (cv2.GaussianBlur(moved(scene, i), (0, 0), 1.5) for i in range(count))
+    return [Frame(color=np.asarray(picture, np.uint8), pts=i) for i, picture in enumerate(blurred)]
+
+
+def stream(references: References | None) -> Stream:
+    restorer = load_restorer("copy", device="cpu")
+    return Stream(restorer, None, TemporalOptions(), references=references)
+
+
+def error(ours: Picture, truth: Picture) -> float:
+    inner = np.s_[12:-12, 28:-28]
+    return float(np.sqrt(((ours[inner].astype(float) - truth[inner]) ** 2).mean()))
+
+
+def test_every_frame_gains_and_none_pops_where_references_change(scene: Picture) -> None:
+    references = References([Reference(picture=moved(scene, at)) for at in (0, 8, 16)])
+    given = frames(scene, 17)
+    alone, guided = (stream(r).restore(given) for r in (None, references))
+    errors = [[error(f.color, moved(scene, i)) for i, f in enumerate(c)] for c in (alone, guided)]
+    assert all(b < 0.8 * a for a, b in zip(*errors, strict=True))
+    # along the pan a frame differs from the last one by no more than it does anywhere else
+    steps = [error(np.roll(b.color, -1, 1), a.color) for a, b in pairwise(guided)]
+    assert max(steps) < 2 * float(np.median(steps))
+
+
+def test_a_resumed_stream_goes_on_to_the_same_bytes(scene: Picture) -> None:
+    references = References([Reference(picture=moved(scene, at)) for at in (0, 6, 12)])
+    given = frames(scene, 10)
+    whole = stream(references).restore(given)
+    first, second = stream(references), stream(references)
+    first.restore(given[:5])
+    second.import_state(first.export_state())
+    for ours, expected in zip(second.restore(given[5:]), whole[5:], strict=True):
+        assert np.array_equal(ours.color, expected.color)
+
+
+def test_a_box_that_moves_takes_its_references_along(scene: Picture) -> None:
+    """A head that crosses the frame: its alpha box steps by 64 pixels, its detail stays."""
+    references = References([Reference(picture=scene)])
+    room = np.full((192, 512, 3), 255, np.uint8)
+    errors = []
+    guided = stream(references)
+    for left in range(40, 120, 4):
+        color, alpha = room.copy(), np.zeros(room.shape[:2], np.uint8)
+        place = np.s_[32 : 32 + 128, left : left + 160]
+        color[place] = cv2.GaussianBlur(scene, (0, 0), 1.5)
+        alpha[place] = 255
+        (answer,) = guided.restore([Frame(color=color, alpha=alpha)])
+        errors.append(error(answer.color[place], scene))
+    assert max(errors) < 0.85 * error(np.asarray(cv2.GaussianBlur(scene, (0, 0), 1.5)), scene)
+
+
+def test_a_state_of_another_release_is_refused(scene: Picture) -> None:
+    first = stream(None)
+    first.restore(frames(scene, 2))
+    state = first.export_state()
+    del state["choice"]
+    with pytest.raises(InputError, match="no state of a stream"):
+        stream(None).import_state(state)
+
+
+def test_references_matter_after_a_cut_at_once(scene: Picture) -> None:
+    other = np.ascontiguousarray(scene[::-1])
+    references = References([Reference(picture=scene), Reference(picture=other)])
+    soft = [np.asarray(cv2.GaussianBlur(p, (0, 0), 1.5), np.uint8) for p in (scene, other)]
+    guided = stream(references)
+    guided.restore([Frame(color=soft[0], pts=i) for i in range(4)])
+    (after,) = guided.restore([Frame(color=soft[1], pts=4)])
+    assert error(after.color, other) < 0.8 * error(soft[1], other)
