@@ -34,6 +34,8 @@ class PairsConfig:
     fov: float = 30.0
     """Vertical field of view, degrees."""
     seed: int = 0
+    references: bool = False
+    """Also write the whole avatar as another camera sees it, to a third folder, `other`."""
 
 
 def write_pairs(config: PairsConfig, make: Callable[[np.random.Generator], Splats]) -> None:
@@ -42,7 +44,8 @@ def write_pairs(config: PairsConfig, make: Callable[[np.random.Generator], Splat
     Raises:
         InputError: `out` has pairs of other settings; only their number may change.
     """
-    folders = [config.out / name for name in ("thin", "whole")]
+    names = ("thin", "whole", "other") if config.references else ("thin", "whole")
+    folders = [config.out / name for name in names]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     claim(config.out, asdict(replace(config, count=0)), "pairs")
@@ -54,9 +57,12 @@ def write_pairs(config: PairsConfig, make: Callable[[np.random.Generator], Splat
         with torch.inference_mode():
             whole = bend(make(rng), rng)
             camera, low_pass = _draw_camera(config, rng)
-            for stem, splats in zip(stems, (draw_damage(whole, rng), whole), strict=True):
-                write_frame(stem, render(splats, camera, low_pass=low_pass), planes=False)
-    sys.stdout.write(f"{config.count} pairs in {folders[0]} and {folders[1]}\n")
+            views = [(draw_damage(whole, rng), camera), (whole, camera)]
+            if config.references:
+                views.append((whole, _draw_camera(config, rng)[0]))
+            for stem, (splats, seen_by) in zip(stems, views, strict=True):
+                write_frame(stem, render(splats, seen_by, low_pass=low_pass), planes=False)
+    sys.stdout.write(f"{config.count} pairs in {', '.join(map(str, folders))}\n")
 
 
 def draw_damage(whole: Splats, rng: np.random.Generator) -> Splats:
@@ -65,7 +71,10 @@ def draw_damage(whole: Splats, rng: np.random.Generator) -> Splats:
     kind = rng.random()
     if kind < 0.75:
         keep = math.exp(rng.uniform(math.log(0.05), math.log(0.4)))
-        return merge(whole, keep, generator, haste=rng.uniform(0.15, 0.5))
+        haste = rng.uniform(0.15, 0.5)
+        if rng.random() < 0.5:
+            return merge(whole, keep, generator, haste=0.5, pairing="nearest")
+        return merge(whole, keep, generator, haste=haste)
     if kind < 0.87:
         keep = rng.uniform(0.25, 0.8)
         return grow(prune(whole, keep, generator), keep ** -rng.uniform(0.2, 0.6))

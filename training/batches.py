@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from splatmend.core.errors import InputError
+from splatmend.core.references import Guidance
 from splatmend.training.augmentation import augment
 from splatmend.training.config import TrainConfig
 from splatmend.training.dataset import Portrait, Split, draw_batch, has_manifest, load_portraits
@@ -55,12 +56,17 @@ class Batch:
     """(clips, k - 1, 2, h, w) backward motion in pixels, for sequences of k frames."""
     valid: Tensor | None = None
     """(clips, k - 1, 1, h, w) where it holds."""
+    guidance: Guidance | None = None
+    """Of references, for crops that have any."""
 
     def to(self, device: str | torch.device) -> "Batch":
         """The same on another device."""
-        pictures = (plane.to(device) for plane in (self.degraded, self.clean, self.chance))
-        motion = (None if p is None else p.to(device) for p in (self.flow, self.valid))
-        return Batch(*pictures, *motion)
+        degraded, clean, chance = (
+            plane.to(device) for plane in (self.degraded, self.clean, self.chance)
+        )
+        flow, valid = (None if p is None else p.to(device) for p in (self.flow, self.valid))
+        hint = None if self.guidance is None else self.guidance.map(lambda p: p.to(device))
+        return Batch(degraded, clean, chance, flow, valid, hint)
 
     def as_clips(self, pictures: Tensor) -> Tensor:
         """(n, 3, h, w) as (clips, k, 3, h, w)."""
@@ -69,8 +75,9 @@ class Batch:
 
 
 Draw = Callable[..., tuple[Tensor, ...]]
-"""(degraded, clean), for sequences (degraded, clean, flow, valid), for the keywords seed, step,
-batch, crop and first; can be sent to a worker."""
+"""(degraded, clean), with references (degraded, clean, proposal and confidence), for sequences
+(degraded, clean, flow, valid), for the keywords seed, step, batch, crop and first; can be sent to
+a worker."""
 
 
 def open_data(config: TrainConfig) -> tuple[Draw, Draw | None]:
@@ -126,6 +133,8 @@ def _pool(config: TrainConfig, portraits: list[Portrait]) -> Draw:
         pair_share=config.pair_share,
         undamaged=config.undamaged,
         splat_targets=config.splat_targets,
+        steps_share=config.steps_share,
+        references=config.references,
     )
     if not config.temporal:
         return stills
@@ -196,6 +205,10 @@ def make_batch(drawn: tuple[Tensor, ...], chance: Tensor) -> Batch:
     if len(drawn) == 2:
         degraded, clean = drawn
         return Batch(degraded, clean, chance)
+    if len(drawn) == 3:
+        degraded, clean, planes = drawn
+        hint = Guidance(planes[:, :3] - degraded, planes[:, 3:])
+        return Batch(degraded, clean, chance, guidance=hint)
     degraded, clean, flow, valid = drawn
     frames = chance.repeat_interleave(degraded.shape[1], 0)
     return Batch(degraded.flatten(0, 1), clean.flatten(0, 1), frames, flow, valid)

@@ -80,7 +80,8 @@ class TrainConfig:
     manifests: tuple[Path, ...] = ()
     """Pairs that `splatmend prepare` made: its manifest.jsonl files."""
     pairs: tuple[str, ...] = ()
-    """Real pairs: "folder of renders:folder of references", matched by file name."""
+    """Real pairs: "folder of renders:folder of truths", matched by file name. A third folder,
+    "renders:truths:others", holds other clean pictures of the same people for `references`."""
     holdout: int = 0
     """Every k-th pose of the pairs is kept for validation; 0 trains on all."""
     skip_bad: bool = False
@@ -115,6 +116,11 @@ class TrainConfig:
     splat_targets: float = SPLAT_TARGETS
     """With `pool`: how many of its portraits have a fine splat as their target, not themselves.
     Few, where the pairs are renders."""
+    steps_share: float = 0.0
+    """With `pool`: share of its portraits that the fourteen steps of `splatmend prepare`, blur
+    blobs and noise strike, instead of re-splatting alone."""
+    references: bool = False
+    """With `pool`: train compact to be guided by references, of which some are missing or wrong."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon (training/muon.py) takes the same learning rates, and a tenth longer for an update of
     compact."""
@@ -192,7 +198,7 @@ class TrainConfig:
             raise InputError(
                 "train on --faces or on --manifests and --pairs; on both together with --pool"
             )
-        for name in ("pair_share", "undamaged", "splat_targets", "still_share"):
+        for name in ("pair_share", "undamaged", "splat_targets", "steps_share", "still_share"):
             share = getattr(self, name)
             if not 0 <= share <= 1:
                 raise InputError(f"{name} must lie in [0, 1], got {share}")
@@ -203,6 +209,12 @@ class TrainConfig:
             )
         if self.pool and not self.faces:
             raise InputError("--pool needs --faces")
+        guided = self.pool and self.base == "compact" and not (self.rank or self.temporal)
+        if self.references and not guided:
+            raise InputError(
+                "--references trains compact itself on single frames: it needs --pool, and neither "
+                "--base turbo, --rank nor --temporal"
+            )
 
     def _check_sequences(self) -> None:
         if self.temporal and self.frames < 2:

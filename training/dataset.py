@@ -18,9 +18,12 @@ from torch import Tensor
 
 from splatmend.core.errors import InputError
 from splatmend.core.pixels import to_tensor
+from splatmend.training.augmentation import Augmentation, augment
 from splatmend.training.degradations import degrade, draw_recipe
 from splatmend.training.foreground import cached_foreground
+from splatmend.training.regions import RegionStrengths
 from splatmend.training.splatting import SplatOptions, resplat
+from splatmend.training.steps import apply_steps, draw_steps
 from splatmend.training.steps_splat import holes
 
 __all__ = [
@@ -40,6 +43,10 @@ Split = Literal["train", "val", "test"]
 SPLAT_TARGETS = 0.45
 """Share of the targets that are fine splats, unless a run says otherwise."""
 _MANIFEST = "manifest.json"
+_STRENGTHS = RegionStrengths(skin=0.8)
+"""How hard the fourteen steps strike a head whose regions are not known."""
+_WORSE = Augmentation(blobs=0.4, noise=0.4, noise_sigma=(1.0, 8.0), blob_sigma=(0.002, 0.015))
+"""Blobs and noise after them: more often and milder than the seed's table, which struck a crop."""
 _SKIP_SETS = frozenset({"composite"})  # averages of several people: too smooth to be a target
 
 
@@ -52,6 +59,8 @@ class Portrait:
     native_scale: float
     """Native pixels over stored pixels; below 1 the file was enlarged."""
     foreground: NDArray[np.uint8] | None = None  # (h, w)
+    identity: str = ""
+    """Who is on it, as the manifest says; "" where it says nothing."""
 
 
 def load_portraits(
@@ -83,7 +92,11 @@ def load_portraits(
             raise InputError(f"{folder / entry['file']} is not a picture that OpenCV can read")
         pixels = np.ascontiguousarray(stored[..., ::-1], np.uint8)
         mask = cached_foreground(entry["file"], pixels, cache) if foreground else None
-        portraits.append(Portrait(entry["file"], pixels, float(entry["scale"]), mask))
+        portraits.append(
+            Portrait(
+                entry["file"], pixels, float(entry["scale"]), mask, str(entry.get("identity", ""))
+            )
+        )
     return portraits
 
 
@@ -110,6 +123,7 @@ def draw_pair(
     crop: int,
     *,
     splat_targets: float = SPLAT_TARGETS,
+    steps_share: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Draw one pair (degraded, clean), each (1, 3, crop, crop) in [0, 1]; `name` is its seed.
 
@@ -132,6 +146,8 @@ def draw_pair(
         clean, coverage = resplat(clean, fine, generator, alpha=alpha)
         if ground is not None:
             clean = clean * coverage + ground * (1 - coverage)
+    if steps_share and rng.random() < steps_share:
+        return _strike(clean, alpha, generator), clean
     degraded = degrade(clean, draw_recipe(generator), generator, alpha=alpha, ground=ground)
     if alpha is not None and rng.random() < 0.5:  # thinned avatars let the ground through
         degraded = holes(
@@ -143,6 +159,20 @@ def draw_pair(
             loss=rng.uniform(0.1, 0.7),
         )
     return degraded, clean
+
+
+def _strike(clean: Tensor, alpha: Tensor | None, generator: torch.Generator) -> Tensor:
+    """The fourteen steps of `splatmend prepare` and the seed's blur blobs and noise."""
+    seed = int(torch.randint(2**31, (), generator=generator))
+    head = torch.ones_like(clean[:, 0]) if alpha is None else (alpha[:, 0] > 0.5)
+    struck = apply_steps(
+        clean,
+        draw_steps(seed),
+        regions=head.to(torch.uint8),  # 1 is skin: no parser is asked for each crop
+        strengths=_STRENGTHS,
+        alpha=alpha,
+    )
+    return augment(struck, generator, _WORSE)
 
 
 def draw_window(

@@ -24,10 +24,13 @@ from splatmend.core.checkpoint import (
 from splatmend.core.compact import Compact, CompactConfig
 from splatmend.core.errors import CheckpointError, InputError
 from splatmend.core.lora import split_state
+from splatmend.core.references import Guidance
 from splatmend.training.config import TrainConfig
 
 __all__ = ["CompactModel", "Model", "build_model", "frozen_compact", "read_compact"]
 
+_LISTENING = ("hint.", "carry.")
+"""The layers of compact that only guidance uses."""
 _ADAPTER = "default"  # peft's name for the only one
 _TARGETS = r"stem|head|gain|(down|up)\.\d+|.*\.conv[12]"
 
@@ -76,9 +79,14 @@ class CompactModel(nn.Module):
             _add_lora(self.network, config.rank)
         self.network.to(memory_format=torch.channels_last)
 
-    def forward(self, degraded: Tensor, chance: Tensor) -> Tensor:  # noqa: ARG002
+    def forward(
+        self,
+        degraded: Tensor,
+        chance: Tensor,  # noqa: ARG002
+        guidance: Guidance | None = None,
+    ) -> Tensor:
         """The input plus the residual; nothing is left out at random."""
-        restored: Tensor = degraded + self.network(degraded)
+        restored: Tensor = degraded + self.network(degraded, guidance)
         return restored
 
     def save(self, path: Path, trained: Weights, notes: Mapping[str, Any]) -> None:
@@ -107,11 +115,18 @@ def frozen_compact(path: Path | None = None) -> Compact:
 def _compact(config: TrainConfig) -> tuple[Compact, Weights]:
     """The network, and with a rank the weights below the adapter as their file has them."""
     if config.init is None and not config.rank:
-        return Compact(CompactConfig()), {}
+        return Compact(CompactConfig(references=config.references)), {}
     shape, weights = read_compact(config.init, "--init")
     # as `load_restorer` runs it
-    network = Compact(replace(shape, detail_floor=False) if config.rank else shape)
-    network.load_state_dict(weights)
+    network = Compact(
+        replace(shape, detail_floor=False)
+        if config.rank
+        else replace(shape, references=shape.references or config.references)
+    )
+    # what listens to references may be new: it begins at 0, as an untrained network has it
+    fresh = {name for name, _ in network.named_parameters() if name.startswith(_LISTENING)}
+    begun = {name: value for name, value in network.state_dict().items() if name in fresh}
+    network.load_state_dict({**begun, **weights})
     return network, weights if config.rank else {}
 
 

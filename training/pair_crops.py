@@ -1,7 +1,7 @@
 """Training crops from pairs on disk: real renders with their references, or prepared ones."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -41,10 +41,14 @@ class Pair:
     clean: Path
     size: tuple[int, int]
     box: tuple[slice, slice]
+    other: Path | None = None
+    """Another clean picture of the same person, as a reference."""
 
 
 def folder_poses(folders: str, part: Part, *, holdout: int, skip_bad: bool = False) -> list[Pair]:
-    """The poses of "RENDERS:REFERENCES", matched by file name.
+    """The poses of "RENDERS:TRUTHS" or "RENDERS:TRUTHS:OTHERS", matched by file name.
+
+    OTHERS are further clean pictures of the same people, for training with references.
 
     With `holdout` k above 0 every k-th pose, in the order of the names, is held out.
 
@@ -52,17 +56,29 @@ def folder_poses(folders: str, part: Part, *, holdout: int, skip_bad: bool = Fal
         InputError: no folder, no name in common, an empty part, or a pair that cannot be
             used, which `skip_bad` leaves out instead.
     """
-    renders, references = split_folders(folders)
+    both, third = _split_third(folders)
+    renders, references = split_folders(both)
     names = matched_names(renders, references)
     wanted = [n for i, n in enumerate(names) if held_out(i, holdout) == (part == "held out")]
     files = [(renders / name, references / name) for name in wanted]
     pairs = _checked(files, folders, skip_bad=skip_bad)
+    if third:
+        pairs = [replace(pair, other=Path(third) / pair.clean.name) for pair in pairs]
+        missing = [str(p.other) for p in pairs if p.other is not None and not p.other.exists()]
+        if missing:
+            raise InputError(f"{folders}: no picture {missing[0]} for the truth of the same name")
     if not pairs:
         raise InputError(
             f"{folders} has {len(names)} pairs and leaves none for the part {part!r} "
             f"with --holdout {holdout}"
         )
     return pairs
+
+
+def _split_third(folders: str) -> tuple[str, str]:
+    """RENDERS:TRUTHS[:OTHERS] -> RENDERS:TRUTHS and OTHERS, "" without."""
+    parts = folders.split(":")
+    return (folders, "") if len(parts) != 3 else (":".join(parts[:2]), parts[2])
 
 
 def prepared_pairs(manifest: Path, split: Split, *, skip_bad: bool = False) -> list[Pair]:
@@ -124,8 +140,8 @@ def draw_pair_batch(
 
 def draw_pair_frame(
     pair: Pair, rng: np.random.Generator, crop: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A whole pair (degraded, clean), (h, w, 3), on one ground.
+) -> tuple[NDArray[np.uint8], ...]:
+    """A whole pair (degraded, clean), (h, w, 3), on one ground; also another picture, if any.
 
     Some keep part of the damage, and half are scaled down, as far as a crop of theirs allows:
     what a camera further away sees.
@@ -136,16 +152,17 @@ def draw_pair_frame(
     _check_room(min(pair.size), crop, pair.degraded)
     height, width = pair.size
     ground = draw_ground(rng, max(height, width))[..., :height, :width]
-    degraded, clean = (_on_ground(_read(path), ground) for path in (pair.degraded, pair.clean))
+    paths = (pair.degraded, pair.clean, *filter(None, (pair.other,)))
+    degraded, clean, *other = (_on_ground(_read(path), ground) for path in paths)
     if rng.random() < 0.25:
         degraded = clean + rng.uniform(0.3, 1.0) * (degraded - clean)
-    frames = from_tensor(torch.cat([degraded, clean]), np.uint8)
+    frames = from_tensor(torch.cat([degraded, clean, *other]), np.uint8)
     if rng.random() < 0.5:
         least = max(_FARTHEST, crop / min(pair.size))
         scale = np.exp(rng.uniform(np.log(least), 0.0))
         size = round(width * scale), round(height * scale)
         frames = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames]
-    return frames[0], frames[1]
+    return tuple(frames)
 
 
 def _draw(pairs: Sequence[Pair], name: tuple[int, ...], crop: int) -> tuple[Tensor, Tensor]:

@@ -175,7 +175,8 @@ def _update(run: _Run, parts: Iterator[Batch], step: int) -> tuple[dict[str, Ten
     for part in parts:
         batch = part.to(accelerator.device)
         with accelerator.accumulate(run.model):
-            restored = run.model(_inputs(run, batch), batch.chance).float()
+            hint = () if batch.guidance is None else (batch.guidance,)
+            restored = run.model(_inputs(run, batch), batch.chance, *hint).float()
             terms = run.objective(restored, batch, step)
             accelerator.backward(torch.stack(list(terms.values())).sum())
             if accelerator.sync_gradients:

@@ -39,7 +39,8 @@ class Validation:
         for step in range(_BATCHES):
             drawn = self._draw(seed=_SEED, step=step, batch=_BATCH, crop=self._config.crop)
             batch = make_batch(drawn, torch.ones(_BATCH, CHANCES)).to(device)
-            restored = model(batch.degraded, batch.chance).float().clamp(0, 1)
+            hint = () if batch.guidance is None else (batch.guidance,)
+            restored = model(batch.degraded, batch.chance, *hint).float().clamp(0, 1)
             row = self._judge({"input": batch.degraded, "ours": restored}, batch)
             for name, value in row.items():
                 totals[name] = totals.get(name, 0.0) + value / _BATCHES

@@ -37,6 +37,29 @@ def test_the_share_asked_for_is_left(step, keep: float) -> None:
     assert all(value.isfinite().all() for value in vars(left).values())
 
 
+def test_nearest_neighbours_merge_first() -> None:
+    """Pairs that stand close together become one each; none merges across the gaps."""
+    one = cloud(50)
+    places = torch.arange(50.0)[:, None] * torch.tensor([1.0, 0, 0])
+    offset = torch.tensor([0.01, 0, 0])
+    pairs = Splats(
+        center=torch.cat((places, places + offset)),
+        **{
+            name: getattr(one, name).repeat(2, *[1] * (getattr(one, name).ndim - 1))
+            for name in ("log_scale", "rotation", "opacity", "harmonics")
+        },
+    )
+    left = merge(pairs, 0.5, generator(), pairing="nearest").center[:, 0].sort().values
+    torch.testing.assert_close(left, torch.arange(50.0) + 0.005, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.5, 0.1])
+def test_nearest_pairing_leaves_the_share_asked_for(keep: float) -> None:
+    left = merge(cloud(), keep, generator(), pairing="nearest")
+    assert len(left) == round(400 * keep)
+    assert all(value.isfinite().all() for value in vars(left).values())
+
+
 @pytest.mark.parametrize(
     "step",
     [lambda s, g: merge(s, 0.3, g), lambda s, g: prune(s, 0.3, g), lambda s, g: jitter(s, 1, g)],
