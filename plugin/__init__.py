@@ -9,8 +9,9 @@ streams   sound, subtitles and all else that is copied
 mux       segments and copied streams into one file
 stages    the bounded queue between decode, restore and encode
 compare   input and result in one picture
+reference_options  references from pictures, a clip or key pairs; turns lays them as frames lie
 video     restore_video: all of the above
-cli       the commands restore-video and splatmend
+cli       the commands restore-video and splatmend; times reads what they are given
 convert   `splatmend convert`: between upstream's checkpoints and ours
 measure, measure_report, plot  `splatmend measure`: how steady clips are
 protocol, messages, fields, framing, planes, wire_frames  SMP/1 (docs/protocol.md)
@@ -27,6 +28,7 @@ from splatmend.plugin.clip import CLIP_SUFFIXES, PICTURE_SUFFIXES, Clip, clips_i
 from splatmend.plugin.compare import CompareMode, compare
 from splatmend.plugin.encode import Encoding, EncodingOptions, plan_encoding
 from splatmend.plugin.reader import ClipReader, Damage
+from splatmend.plugin.reference_options import read_clip_references
 from splatmend.plugin.video import VideoOptions, VideoSummary, restore_video
 
 __all__ = [
@@ -44,5 +46,6 @@ __all__ = [
     "compare",
     "open_clip",
     "plan_encoding",
+    "read_clip_references",
     "restore_video",
 ]

@@ -27,6 +27,8 @@ from splatmend.core import (
 )
 from splatmend.plugin.clip import clips_in
 from splatmend.plugin.encode import CONTAINERS, EncodingOptions
+from splatmend.plugin.reference_options import ReferenceOptions
+from splatmend.plugin.times import seconds
 from splatmend.plugin.video import VideoOptions, VideoSummary
 from splatmend.plugin.video import restore_video as restore_clip
 from splatmend.temporal import TemporalOptions
@@ -40,6 +42,8 @@ _EPILOG = """\
 examples:
   restore-video talk.mp4 mended.mp4
   restore-video talk.mp4 look.mp4 --compare wipe --start 10 --duration 5
+  restore-video talk.mp4 mended.mp4 --reference photo.jpg
+                                                    detail of the same person's picture
   restore-video talk.mp4 mended.mp4 --temporal      detail moves with the head, no boiling
   restore-video avatar_%04d.png avatar.mov          PNG with alpha to ProRes 4444
   restore-video talk.mp4 mended.mp4 --resume        go on after a kill or a full disk
@@ -83,8 +87,7 @@ def restore_video(arguments: Sequence[str] | None = None) -> int:
     """`restore-video in out`: mend a clip, a sequence, a picture or a folder of clips."""
     keep_freed_memory()
     try:
-        options = _parser().parse_args(arguments)
-        return _restore(options)
+        return _restore(_parsed(list(sys.argv[1:] if arguments is None else arguments)))
     except SplatmendError as error:
         return _fail(error)
     except KeyboardInterrupt as stop:
@@ -98,6 +101,15 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see restore-video --help")
+
+
+def _parsed(given: list[str]) -> argparse.Namespace:
+    try:
+        return _parser().parse_args(given)
+    except InputError as error:
+        if "--reference" in given and "arguments are required" in str(error):
+            raise InputError(f"{error}; in and out go before --reference") from None
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--start", type=_seconds, default=Fraction(0), metavar="T", help="seconds or h:mm:ss")
     add("--duration", type=_seconds, metavar="T", help="seconds or h:mm:ss after the start")
     add("--rate", type=_rate, default=Fraction(25), help="of image sequences (default: 25)")
+    _add_references(parser)
     how = parser.add_argument_group("how it is restored")
     add = how.add_argument
     names = ", ".join(available_restorers())
@@ -140,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     written = parser.add_argument_group("how it is written")
     add = written.add_argument
     add("--compare", choices=["side", "wipe"], help="input and result in one picture")
+    add("--compare-reference", action="store_true", help="show the first reference in its corner")
     add("--codec", help="h264, hevc, vp9, av1, prores, ffv1, or an encoder such as h264_nvenc")
     add("--crf", type=int, metavar="Q", help="quality: lower is better (default: 16 for H.264)")
     add("--pix-fmt", metavar="F", help="FFmpeg's name, such as yuv444p")
@@ -150,15 +164,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_references(parser: argparse.ArgumentParser) -> None:
+    person = parser.add_argument_group("what it is restored from")
+    add = person.add_argument
+    add(
+        "--reference",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PICTURE",
+        help="clean pictures of the same person, or folders of them; after in and out",
+    )
+    add("--reference-clip", metavar="CLIP[@A-B]", help="a clean clip, or its seconds A to B")
+    add("--keys", metavar="RENDERS:PHOTOS", help="two folders: renders, and how they should look")
+
+
 def _seconds(text: str) -> Fraction:
-    """12.5, 1:30 or 1:02:03.5 as exact seconds."""
     try:
-        total = Fraction(0)
-        for part in text.split(":"):
-            total = total * 60 + Fraction(part)
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: use 12.5 or 1:02:03.5") from None
-    return total
+        return seconds(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _rate(text: str) -> Fraction:
@@ -185,26 +211,7 @@ def _temporal(given: argparse.Namespace) -> TemporalOptions | None:
 
 
 def _restore(given: argparse.Namespace) -> int:
-    options = VideoOptions(
-        start=given.start,
-        duration=given.duration,
-        rate=given.rate,
-        batch=given.batch,
-        tile=given.tile,
-        restore=RestoreOptions(
-            strength=given.strength, color_lock=not given.no_color_lock, magnify=given.magnify
-        ),
-        temporal=_temporal(given),
-        compare=given.compare,
-        encoding=EncodingOptions(
-            codec=given.codec,
-            crf=given.crf,
-            pix_fmt=given.pix_fmt,
-            drop_alpha=given.drop_alpha,
-        ),
-        resume=given.resume,
-        segment_frames=given.segment_frames,
-    )
+    options = _options(given)
     restorer = load_restorer(
         given.model, device=given.device, base=given.base, adapter=given.adapter
     )
@@ -223,6 +230,34 @@ def _restore(given: argparse.Namespace) -> int:
         except SplatmendError as error:
             worst = max(worst, _fail(error))
     return worst
+
+
+def _options(given: argparse.Namespace) -> VideoOptions:
+    references = ReferenceOptions(
+        pictures=tuple(given.reference), clip=given.reference_clip, keys=given.keys
+    )
+    return VideoOptions(
+        start=given.start,
+        duration=given.duration,
+        rate=given.rate,
+        batch=given.batch,
+        tile=given.tile,
+        restore=RestoreOptions(
+            strength=given.strength, color_lock=not given.no_color_lock, magnify=given.magnify
+        ),
+        references=references.read(),
+        temporal=_temporal(given),
+        compare=given.compare,
+        compare_reference=given.compare_reference,
+        encoding=EncodingOptions(
+            codec=given.codec,
+            crf=given.crf,
+            pix_fmt=given.pix_fmt,
+            drop_alpha=given.drop_alpha,
+        ),
+        resume=given.resume,
+        segment_frames=given.segment_frames,
+    )
 
 
 def _folder_pairs(clips: list[Path], target: Path) -> list[tuple[Path, Path]]:
@@ -262,25 +297,34 @@ def _restore_one(
         summary = restore_clip(source, target, restorer, options, progress=progress)
     for warning in summary.warnings:
         _say(f"restore-video: warning: {warning}")
-    line = _summary_line(summary, restorer, time.monotonic() - began, resumes=options.resume)
+    line = _summary_line(summary, restorer, options, time.monotonic() - began)
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def _summary_line(
-    summary: VideoSummary, restorer: Restorer, seconds: float, *, resumes: bool
+    summary: VideoSummary, restorer: Restorer, options: VideoOptions, took: float
 ) -> str:
     new = summary.frames - summary.resumed
-    resumed = f" ({summary.resumed or 'none'} of them from before)" if resumes else ""
+    resumed = f" ({summary.resumed or 'none'} of them from before)" if options.resume else ""
     size = float(summary.bytes)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":
             break
         size /= 1000
     return (
-        f"{summary.frames} frames{resumed} in {seconds:.1f} s, {new / max(seconds, 1e-9):.1f} fps, "
-        f"{restorer.name} on {restorer.device}: {summary.target}, {size:.3g} {unit}"
+        f"{summary.frames} frames{resumed} in {took:.1f} s, {new / max(took, 1e-9):.1f} fps, "
+        f"{restorer.name} on {restorer.device}{_guided_by(options)}: {summary.target}, "
+        f"{size:.3g} {unit}"
     )
+
+
+def _guided_by(options: VideoOptions) -> str:
+    if options.references is None:
+        return ""
+    count = len(options.references)
+    one = "reference" if options.references.kind == "pictures" else "key pair"
+    return f", guided by {count} {one}{'' if count == 1 else 's'}"
 
 
 def _fail(error: SplatmendError, program: str = "restore-video") -> int:

@@ -2,11 +2,13 @@
 
 from typing import Literal
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from splatmend.core import Frame, InputError
 
-__all__ = ["CompareMode", "compare", "compared_size"]
+__all__ = ["CompareMode", "compare", "compared_size", "inset"]
 
 CompareMode = Literal["side", "wipe"]
 
@@ -53,4 +55,33 @@ def compare(before: Frame, after: Frame, mode: CompareMode) -> Frame:
         alpha_kind=after.alpha_kind,
         pts=after.pts,
         stream_id=after.stream_id,
+    )
+
+
+def inset(frame: Frame, picture: NDArray[np.uint8]) -> Frame:
+    """Show a picture (h, w, 3) in the lower left corner of a frame, a quarter as large.
+
+    It is opaque, and a white line parts it from the frame. Other planes than colour and alpha are
+    dropped.
+    """
+    height, width = frame.size
+    share = min(height / picture.shape[0], width / picture.shape[1]) / 4
+    rows, columns = (max(1, round(side * share)) for side in picture.shape[:2])
+    small = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
+    line = max(1, width // 400)
+    rows, columns = min(rows + line, height), min(columns + line, width)
+    corner = slice(height - rows, height), slice(0, columns)
+    color, alpha = frame.color.copy(), None if frame.alpha is None else frame.alpha.copy()
+    top = 1.0 if color.dtype == np.float32 else np.iinfo(color.dtype).max
+    color[corner] = top
+    shown = small[: rows - line, : columns - line] * (top / 255)
+    color[corner][line:, :-line] = np.rint(shown) if color.dtype != np.float32 else shown
+    if alpha is not None:
+        alpha[corner] = top
+    return Frame(
+        color=color,
+        alpha=alpha,
+        alpha_kind=frame.alpha_kind,
+        pts=frame.pts,
+        stream_id=frame.stream_id,
     )

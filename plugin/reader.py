@@ -56,7 +56,8 @@ class ClipReader:
     time 0; `duration` ends the clip that many seconds after `start`. Pictures without a
     usable time stamp follow the one before by a frame's duration.
 
-    `skip` frames are decoded but given as None: cheap, and the same in every run.
+    `skip` frames are decoded but given as None: cheap, and the same in every run. Of those after
+    them each `every`-th, from the first on, is given as a frame and the others as None too.
     """
 
     def __init__(
@@ -66,11 +67,12 @@ class ClipReader:
         start: Fraction = Fraction(0),
         duration: Fraction | None = None,
         skip: int = 0,
+        every: int = 1,
     ) -> None:
         self._clip = clip
         self._start = start
         self._end = None if duration is None else start + duration
-        self._skip = skip
+        self._skip, self._every = skip, every
         self._convert = FrameReader(clip.tags, clip.size, deep=clip.deep, alpha=clip.alpha)
         self._last_pts: int | None = None
         self._tick = max(1, round(1 / (clip.rate * clip.time_base))) if clip.rate else 1
@@ -101,11 +103,9 @@ class ClipReader:
                 self.end_time = (stamp + self.last_duration) * self._clip.time_base
                 count += 1
                 name = self._clip.source.name
-                yield (
-                    None
-                    if count <= self._skip
-                    else self._convert.read(picture, stamp - shift, name)
-                )
+                past = count - 1 - self._skip
+                wanted = past >= 0 and past % self._every == 0
+                yield self._convert.read(picture, stamp - shift, name) if wanted else None
 
     def _sequence(self) -> _Pictures:
         for index, path in enumerate(self._clip.files):

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ import torch
 from splatmend.core import (
     DamagedInputError,
     Frame,
+    Guide,
     InputError,
+    References,
     RestoreOptions,
     Restorer,
     Tiled,
@@ -30,13 +32,14 @@ from splatmend.core import (
     to_tensor,
 )
 from splatmend.plugin.clip import PICTURE_SUFFIXES, Clip, number_pattern, open_clip
-from splatmend.plugin.compare import CompareMode, compare, compared_size
+from splatmend.plugin.compare import CompareMode, compare, compared_size, inset
 from splatmend.plugin.encode import Encoding, EncodingOptions, plan_encoding
 from splatmend.plugin.mux import write_pictures, write_video
 from splatmend.plugin.pipeline import run_stages
 from splatmend.plugin.reader import ClipReader
 from splatmend.plugin.segments import SegmentWriter, State, WorkFolder
 from splatmend.plugin.streams import Window
+from splatmend.plugin.turns import references_as_coded
 from splatmend.temporal import FlowEstimator, Stream, TemporalOptions
 
 __all__ = ["VideoOptions", "VideoSummary", "restore_video"]
@@ -62,10 +65,14 @@ class VideoOptions:
     """Side in pixels of the tiles for pictures too large for memory; None cuts nothing."""
     restore: RestoreOptions = field(default_factory=RestoreOptions)
     """Strength, colour lock and matte."""
+    references: References | None = None
+    """Pictures of the person, upright, that guide every frame."""
     temporal: TemporalOptions | None = None
     """Give the restorer memory along the clip; None restores every frame alone."""
     compare: CompareMode | None = None
     """Write input and result side by side, or as a wipe."""
+    compare_reference: bool = False
+    """Show the first reference in the lower left corner of the input."""
     encoding: EncodingOptions = field(default_factory=EncodingOptions)
     """Codec, quality and pixel format."""
     resume: bool = False
@@ -87,6 +94,8 @@ class VideoOptions:
                 raise InputError(f"{name} must be more than 0, got {value}")
         if self.compare not in (None, "side", "wipe"):
             raise InputError(f"compare must be 'side' or 'wipe', got {self.compare!r}")
+        if self.compare_reference and (self.compare is None or self.references is None):
+            raise InputError("to show a reference give --compare (compare) and a reference too")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +188,8 @@ class _Job:
     restorer: Restorer
     stream: Stream | None
     """The restorer with memory, if it has one."""
+    guide: Guide | None
+    """The references, lying as the clip's frames do."""
     options: VideoOptions
     encoding: Encoding
     batch: int
@@ -190,7 +201,9 @@ class _Job:
             frames = [_on_matte(f, self.options.restore.matte) for f in frames]
         try:
             if self.stream is None:
-                restored = restore_frames(self.restorer, frames, self.options.restore)
+                restored = restore_frames(
+                    self.restorer, frames, self.options.restore, references=self.guide
+                )
             else:
                 restored = self.stream.restore(frames)
         except torch.OutOfMemoryError as error:
@@ -201,6 +214,9 @@ class _Job:
         if self.options.compare is None:
             return restored
         mode = self.options.compare
+        if self.options.compare_reference and self.guide is not None:
+            shown = self.guide.references[0].on_matte(self.options.restore.matte)[0]
+            frames = [inset(frame, shown) for frame in frames]
         return [compare(a, b, mode) for a, b in zip(frames, restored, strict=True)]
 
     def remembered(self) -> State:
@@ -223,17 +239,28 @@ def _prepare(source: Path, target: Path, restorer: Restorer, options: VideoOptio
     )
     encoding.open()  # an encoder that does not work should say so before the first frame
     tiled = Tiled(restorer, options.tile) if options.tile else restorer
-    temporal = options.temporal
+    temporal, guide = options.temporal, _guide(options, clip)
+    stream = None
+    if temporal is not None:
+        stream = Stream(tiled, options.restore, temporal, references=guide)
     return _Job(
         clip=clip,
         target=target,
         restorer=tiled,
-        stream=None if temporal is None else Stream(tiled, options.restore, temporal),
+        stream=stream,
+        guide=guide,
         options=options,
         encoding=encoding,
         batch=batch,
         segment_frames=length,
     )
+
+
+def _guide(options: VideoOptions, clip: Clip) -> Guide | None:
+    if options.references is None:
+        return None
+    references = references_as_coded(options.references, clip.display_matrix)
+    return Guide(references, matte=options.restore.matte)
 
 
 def _check_places(clip: Clip, target: Path) -> None:
@@ -258,11 +285,13 @@ def _check_places(clip: Clip, target: Path) -> None:
 def _fingerprint(job: _Job) -> dict[str, Any]:
     """All that the encoded frames depend on; runs that agree may share segments."""
     files = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in job.clip.files]
-    options = asdict(job.options)
-    del options["resume"], options["batch"], options["segment_frames"]
+    references = job.options.references
+    elsewhere = ("resume", "batch", "segment_frames", "references")
+    options = {name: value for name, value in vars(job.options).items() if name not in elsewhere}
     return {
         "files": hashlib.sha256(repr(files).encode()).hexdigest(),
         "options": repr(options),
+        "references": None if references is None else references.fingerprint,
         "encoding": repr(job.encoding),
         "batch": job.batch,
         "segment_frames": job.segment_frames,

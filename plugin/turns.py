@@ -1,0 +1,61 @@
+"""Pictures as players show them, and as their files code them: phones film sideways.
+
+Frames are restored as they are coded, so references have to lie as the frames do.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splatmend.core import Reference, References
+
+__all__ = ["as_coded", "references_as_coded", "upright"]
+
+Matrix = Sequence[int]
+"""Nine integers, see `Clip.display_matrix`."""
+
+
+def upright(plane: NDArray[Any], matrix: Matrix | None) -> NDArray[Any]:
+    """Turn and mirror (h, w) or (h, w, c) as a display matrix says, by quarter turns alone."""
+    if matrix is None:
+        return plane
+    swapped, down, right = _parts(matrix)
+    if swapped:
+        plane = plane.swapaxes(0, 1)
+    return np.ascontiguousarray(plane[::down, ::right])
+
+
+def as_coded(plane: NDArray[Any], matrix: Matrix | None) -> NDArray[Any]:
+    """Undo `upright`."""
+    if matrix is None:
+        return plane
+    swapped, down, right = _parts(matrix)
+    plane = plane[::down, ::right]
+    return np.ascontiguousarray(plane.swapaxes(0, 1) if swapped else plane)
+
+
+def references_as_coded(references: References, matrix: Matrix | None) -> References:
+    """The same references, which are upright, lying as the frames of a clip do."""
+    if matrix is None:
+        return references
+
+    def turned(plane: NDArray[np.uint8] | None) -> Any:
+        return None if plane is None else as_coded(plane, matrix)
+
+    return References(
+        Reference(
+            picture=turned(r.picture), render=turned(r.render), alpha=turned(r.alpha), name=r.name
+        )
+        for r in references
+    )
+
+
+def _parts(matrix: Matrix) -> tuple[bool, int, int]:
+    """Whether rows become columns, and the steps, 1 or -1, down and to the right after that."""
+    # x' = a x + c y and y' = b x + d y
+    a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
+    swapped = abs(b) > abs(a)
+    right, down = (c, b) if swapped else (a, d)
+    return swapped, -1 if down < 0 else 1, -1 if right < 0 else 1
