@@ -22,6 +22,7 @@ __all__ = [
     "RestoreOptions",
     "alpha_box",
     "as_guide",
+    "guide_frame",
     "guide_picture",
     "lay_out",
     "restore_frames",
@@ -126,6 +127,23 @@ def guide_picture(guide: Guide, rgb: Tensor, before: Choice = ()) -> tuple[Guida
     return guided.guidance.map(lambda plane: plane.to(rgb.device)), guided.choice
 
 
+def guide_frame(
+    guide: Guide, frame: Frame, laid_out: LaidOut, options: RestoreOptions, before: Choice = ()
+) -> tuple[Guidance, Choice]:
+    """Guidance for what `lay_out` made of a frame; see `guide_picture`.
+
+    It is found on the whole frame and then cut: references show whole frames as well, and lie
+    where they lay when the part moves.
+    """
+    if frame.alpha is None:
+        return guide_picture(guide, laid_out.rgb, before)
+    whole = (slice(0, frame.size[0]), slice(0, frame.size[1]))
+    shown = _on_matte(frame, whole, options, torch.device("cpu"))
+    guidance, choice = guide_picture(guide, shown, before)
+    device, part = laid_out.rgb.device, (..., *laid_out.box)
+    return guidance.map(lambda plane: plane[part].to(device)), choice
+
+
 def restore_frames(
     restorer: Restorer,
     frames: Sequence[Frame],
@@ -171,10 +189,18 @@ def lay_out(frame: Frame, options: RestoreOptions, device: torch.device) -> Laid
     box = alpha_box(frame.alpha)
     if box is None:
         return None
-    color, alpha = to_tensor([frame.color[box]], device), to_tensor([frame.alpha[box]], device)
+    return LaidOut(box, _on_matte(frame, box, options, device))
+
+
+def _on_matte(
+    frame: Frame, part: tuple[slice, slice], options: RestoreOptions, device: torch.device
+) -> Tensor:
+    """A part of a frame with alpha, opaque on the matte, (1, 3, h, w) in [0, 1]."""
+    assert frame.alpha is not None
+    color, alpha = to_tensor([frame.color[part]], device), to_tensor([frame.alpha[part]], device)
     over = color if frame.alpha_kind == "premultiplied" else color * alpha
     matte = color.new_tensor(options.matte).view(1, 3, 1, 1)
-    return LaidOut(box, (over + matte * (1 - alpha)).clamp(0, 1))
+    return (over + matte * (1 - alpha)).clamp(0, 1)
 
 
 def take_back(frame: Frame, laid_out: LaidOut, restored: Tensor) -> Frame:
@@ -204,7 +230,7 @@ def _restore_with_alpha(
     laid_out = lay_out(frame, options, restorer.device)
     if laid_out is None or options.strength == 0:
         return frame
-    guidance = None if guide is None else guide_picture(guide, laid_out.rgb)[0]
+    guidance = None if guide is None else guide_frame(guide, frame, laid_out, options)[0]
     return take_back(frame, laid_out, restore_pixels(restorer, laid_out.rgb, options, guidance))
 
 

@@ -49,6 +49,9 @@ class ConvertConfig:
     """Step that the weights were trained at."""
     input_range: InputRange | None = None
     """What the encoder was trained to see: 01 is [0, 1], pm1 is [-1, 1]."""
+    views: bool | None = None
+    """Whether the weights were trained with a reference beside each frame, as Difix with
+    --mv_unet; of Difix's files only the folder difix_ref says so."""
     prompt: str | None = None
     """Words that the weights were trained with; a stored embedding of others is dropped."""
     base: str | None = None
@@ -128,6 +131,7 @@ def _with_options(weights: TurboWeights, config: ConvertConfig) -> TurboWeights:
     given = {
         "timestep": config.timestep,
         "input_range": config.input_range,
+        "views": config.views,
         "prompt": config.prompt,
     }
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}

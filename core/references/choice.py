@@ -1,14 +1,14 @@
 """Which references of a set guide a frame: the nearest ones, without pops from frame to frame."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splatmend.core.references.placement import Placement, Thumbnail
 
-__all__ = ["Choice", "Pick", "choose", "pack_choice", "shift_choice", "unpack_choice"]
+__all__ = ["Choice", "Pick", "choose", "pack_choice", "unpack_choice"]
 
 _HELD = 0.8
 """A reference in use counts as so much nearer: two that are equally near do not take turns."""
@@ -53,16 +53,6 @@ def unpack_choice(rows: NDArray[np.float64]) -> Choice:
             float(row[2]),
         )
         for row in rows
-    )
-
-
-def shift_choice(choice: Choice, right: int, down: int) -> Choice:
-    """The same choice for a part of the frame that begins so many pixels further on."""
-    return tuple(
-        pick
-        if pick.placement is None
-        else replace(pick, placement=pick.placement.shifted(right, down))
-        for pick in choice
     )
 
 

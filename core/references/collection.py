@@ -41,7 +41,10 @@ class Reference:
     render: Picture | None = None
     """(h, w, 3) RGB: how the renderer showed this view; None where only the picture is known."""
     alpha: NDArray[np.uint8] | None = None
-    """(h, w): coverage of the picture, of both pictures of a pair; straight, not premultiplied."""
+    """(h, w): coverage of the picture, whose colours are straight, not premultiplied."""
+    render_alpha: NDArray[np.uint8] | None = None
+    """(h, w): coverage of the render; None where it is that of the picture. Light avatars let the
+    ground through, so that the two differ even inside the head."""
     name: str = ""
     """Where it came from, for messages."""
 
@@ -56,30 +59,28 @@ class Reference:
                 f"{what}: render and truth of a key pair must have one size, got "
                 f"{self.render.shape[:2]} and {size}"
             )
-        if self.alpha is not None and (self.alpha.shape != size or self.alpha.dtype != np.uint8):
-            raise InputError(
-                f"{what}: alpha must be uint8 {size} like the picture, got {self.alpha.dtype} "
-                f"{self.alpha.shape}"
-            )
+        for alpha in (self.alpha, self.render_alpha):
+            if alpha is not None and (alpha.shape != size or alpha.dtype != np.uint8):
+                raise InputError(
+                    f"{what}: alpha must be uint8 {size} like the picture, got {alpha.dtype} "
+                    f"{alpha.shape}"
+                )
 
     @property
     def nbytes(self) -> int:
         """Bytes of its planes."""
-        planes = (self.picture, self.render, self.alpha)
-        return sum(plane.nbytes for plane in planes if plane is not None)
+        return sum(plane.nbytes for plane in self.planes if plane is not None)
+
+    @property
+    def planes(self) -> tuple[NDArray[np.uint8] | None, ...]:
+        """Picture, render, and the alpha of both."""
+        return self.picture, self.render, self.alpha, self.render_alpha
 
     def on_matte(self, matte: Sequence[float]) -> tuple[Picture, Picture | None]:
         """Picture and render as opaque RGB, laid on a matte of three floats in [0, 1]."""
-        if self.alpha is None:
-            return self.picture, self.render
-        alpha = self.alpha.astype(np.float32)[..., None] / 255
-        ground = np.asarray(matte, np.float32) * 255 * (1 - alpha)
-        picture, render = (
-            None if p is None else np.rint(p * alpha + ground).astype(np.uint8)
-            for p in (self.picture, self.render)
-        )
-        assert picture is not None
-        return picture, render
+        own = self.alpha if self.render_alpha is None else self.render_alpha
+        render = None if self.render is None else _laid(self.render, own, matte)
+        return _laid(self.picture, self.alpha, matte), render
 
 
 class References:
@@ -144,11 +145,10 @@ class _Packed:
 
     def __init__(self, reference: Reference) -> None:
         self._name = reference.name
-        planes = {"picture": reference.picture, "render": reference.render}
-        planes["alpha"] = reference.alpha
+        names = ("picture", "render", "alpha", "render_alpha")
         self._planes = {
             name: cv2.imencode(".png", plane)[1]
-            for name, plane in planes.items()
+            for name, plane in zip(names, reference.planes, strict=True)
             if plane is not None
         }
 
@@ -175,6 +175,14 @@ def _check_picture(picture: NDArray[Any], what: str) -> None:
         raise InputError(f"{what} shows nothing, it is one plain colour: give a picture of a face")
 
 
+def _laid(picture: Picture, alpha: NDArray[np.uint8] | None, matte: Sequence[float]) -> Picture:
+    if alpha is None:
+        return picture
+    share = alpha.astype(np.float32)[..., None] / 255
+    ground = np.asarray(matte, np.float32) * 255 * (1 - share)
+    return np.asarray(np.rint(picture * share + ground), np.uint8)
+
+
 def _shrunk(reference: Reference) -> Reference:
     longest = max(reference.picture.shape[:2])
     if longest <= LONGEST_SIDE:
@@ -193,12 +201,13 @@ def _shrunk(reference: Reference) -> Reference:
         picture=small(reference.picture),
         render=small(reference.render),
         alpha=small(reference.alpha),
+        render_alpha=small(reference.render_alpha),
         name=reference.name,
     )
 
 
 def _digest(digest: Any, reference: Reference) -> None:
-    for plane in (reference.picture, reference.render, reference.alpha):
+    for plane in reference.planes:
         digest.update(b"-" if plane is None else repr(plane.shape).encode())
         if plane is not None:
             digest.update(np.ascontiguousarray(plane).data)

@@ -52,14 +52,6 @@ class Placement:
         """Pixels of the reference for each pixel of the frame."""
         return float(np.hypot(self.matrix[0, 0], self.matrix[1, 0]))
 
-    def shifted(self, right: int, down: int) -> "Placement":
-        """The same for a part of the frame that begins so many pixels further on."""
-        if not right and not down:
-            return self
-        matrix = self.matrix.copy()
-        matrix[:, 2] += matrix[:, :2] @ (right, down)
-        return Placement(matrix, self.score)
-
 
 @dataclass(frozen=True, eq=False)
 class Thumbnail:

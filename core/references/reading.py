@@ -44,8 +44,8 @@ def read_references(source: str | Path | Sequence[str | Path]) -> References:
 def read_pairs(renders: str | Path, truths: str | Path) -> References:
     """Read key pairs from two folders: a render and its truth have one name but for the suffix.
 
-    Pictures without a partner are left out. Where the truth has alpha, it counts for the render
-    as well, else the render's alpha counts for both.
+    Pictures without a partner are left out. Each counts with its own alpha; where only one of the
+    two has any, it counts for both.
 
     Raises:
         InputError: a folder without pictures, no name that is in both, several pictures of one
@@ -228,5 +228,8 @@ def _read_one(render: Path | None, picture: Path) -> Reference:
             f"{render} is {ours} pixels and {picture} {theirs}: the two pictures of a key pair "
             f"need one size"
         )
-    alpha = covered if alpha is None else alpha
-    return Reference(picture=color, render=shown, alpha=alpha, name=str(picture))
+    if alpha is None or covered is None:  # a photograph without alpha: the render's counts for both
+        alpha = covered = covered if alpha is None else alpha
+    return Reference(
+        picture=color, render=shown, alpha=alpha, render_alpha=covered, name=str(picture)
+    )

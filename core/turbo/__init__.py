@@ -1,6 +1,7 @@
 """turbo: the SD-Turbo one-step restorer. Needs diffusers, so core/registry.py imports it late.
 
 network   the UNet and autoencoder as functions of values
+views     reference views, mixed in by the UNet's self-attention (Difix)
 adapters  which layers get LoRA, and what else is trained
 guidance  degradation scores that steer the LoRA (S3Diff)
 weights   what a checkpoint adds to SD-Turbo

@@ -72,14 +72,6 @@ def is_adapter_folder(path: Path) -> bool:
 
 
 def _read_difix(path: Path) -> TurboWeights:
-    index = _json(path / _PIPELINE)
-    unet_library = index.get("unet")
-    own_code = isinstance(unet_library, list) and unet_library[:1] != ["diffusers"]
-    if own_code or "_ref" in str(index.get("_name_or_path")) or any((path / "unet").glob("*.py")):
-        raise CheckpointError(
-            "this Difix mixes in reference views with a UNet of its own (difix_ref), which is not "
-            "supported: use nvidia/difix"
-        )
     vae_lora, vae_plain = as_lora(_component(path / "vae"), VAE_ADAPTER)
     if not has_skips(vae_plain):
         raise CheckpointError(
@@ -93,13 +85,24 @@ def _read_difix(path: Path) -> TurboWeights:
     ):
         raise CheckpointError(
             f"vae/config.json ignores the skips, or states another rank than its weights have, "
-            f"{vae_lora.rank} (ignore_skip, lora_rank): use nvidia/difix as it is published"
+            f"{vae_lora.rank} (ignore_skip, lora_rank): use the folder as it is published"
         )
-    settings = replace(DIFIX_SETTINGS, gamma=as_number(config.get("gamma", 1), "gamma"))
+    settings = replace(
+        DIFIX_SETTINGS, gamma=as_number(config.get("gamma", 1), "gamma"), views=_mixes_views(path)
+    )
     unet = _component(path / "unet")
     check_difix_unet(unet)
     unet_lora, unet_plain = as_lora(unet, UNET_ADAPTER)
     return TurboWeights(settings, unet_lora, vae_lora, unet_plain, vae_plain)
+
+
+def _mixes_views(path: Path) -> bool:
+    """Whether a Difix folder is difix_ref: its UNet has code of its own, but the same weights."""
+    index = _json(path / _PIPELINE)
+    library = index.get("unet")
+    own_code = isinstance(library, list) and library[:1] != ["diffusers"]
+    named = "_ref" in str(index.get("_name_or_path"))
+    return own_code or named or any((path / "unet").glob("*.py"))
 
 
 def _component(folder: Path) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from splatmend.core.errors import InputError
+from splatmend.core.turbo.views import VIEWS, MixedAttention, interleave
 
 __all__ = ["InputRange", "Skips", "Turbo", "TurboSettings", "signal_share"]
 
@@ -41,6 +42,8 @@ class TurboSettings:
     """Whether the decoder has skip convolutions (S3Diff has none)."""
     cfg_scale: float = 1.0
     """Classifier-free guidance over a second, negative prompt; 1 runs the UNet once."""
+    views: bool = False
+    """Whether it was trained with a reference view beside each frame (Difix's `mv_unet`)."""
     prompt: str = ""
     """The words behind the prompt embedding; a second line, if any, is the negative prompt."""
 
@@ -106,6 +109,8 @@ class Turbo(nn.Module):
         self.register_buffer("prompts", prompts)
         if self.settings.skips:
             add_skip_convs(vae)
+        if self.settings.views:
+            unet.set_attn_processor(MixedAttention())
 
     @property
     def multiple(self) -> int:
@@ -141,26 +146,33 @@ class Turbo(nn.Module):
             mean = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise.to(mean.device)
         return torch.as_tensor(mean * self.vae.config.scaling_factor)
 
-    def denoise(self, latent: Tensor) -> Tensor:
+    def denoise(self, latent: Tensor, *, views: int = 1) -> Tensor:
         """One step from `timestep` to 0 in closed form; float32 (n, 4, h/8, w/8).
 
         x0 = (z - sqrt(1 - a) eps) / sqrt(a). At 999 that is 14.6 times the error of eps,
-        so the step itself must not be done in half precision.
+        so the step itself must not be done in half precision. So many latents in a row as there
+        are `views` belong together.
         """
         settings = self.settings
-        positive = self._noise(latent, self.prompts[:1])
+        positive = self._noise(latent, self.prompts[:1], views)
         noise = positive
         if settings.cfg_scale != 1:
-            negative = self._noise(latent, self.prompts[1:])
+            negative = self._noise(latent, self.prompts[1:], views)
             noise = negative + settings.cfg_scale * (positive - negative)
         of_signal, of_noise = self._factors
         return (latent.float() - of_noise * noise) / of_signal
 
-    def _noise(self, latent: Tensor, prompt: Tensor) -> Tensor:
+    def _noise(self, latent: Tensor, prompt: Tensor, views: int) -> Tensor:
         prompt = prompt.to(latent.dtype).expand(len(latent), -1, -1)
         # always a tensor: a number would be moved to the device, which breaks CUDA graphs
         time = torch.full((1,), self.settings.timestep, device=latent.device)
-        noise: Tensor = self.unet(latent, time, encoder_hidden_states=prompt, return_dict=False)[0]
+        noise: Tensor = self.unet(
+            latent,
+            time,
+            encoder_hidden_states=prompt,
+            cross_attention_kwargs=None if views == 1 else {"views": views},
+            return_dict=False,
+        )[0]
         return noise.float()
 
     def decode(self, latent: Tensor, skips: Skips = ()) -> Tensor:
@@ -176,15 +188,46 @@ class Turbo(nn.Module):
         x = decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(x)))
         return torch.as_tensor(x)
 
-    def forward(self, rgb: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def clean(
+        self,
+        rgb: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        view: Tensor | None = None,
+    ) -> tuple[Tensor, Skips]:
+        """Pictures in [0, 1] -> (their latents after the step, scaled, float32; their skips).
+
+        Of a view only the latent is used, and what becomes of it is dropped.
+        """
+        moments, skips = self.encode(self._ranged(rgb))
+        if view is None:
+            return self.denoise(self.latent(moments, generator)), skips
+        if not self.settings.views or view.shape != rgb.shape:
+            raise InputError(
+                f"a view needs a checkpoint that was trained with views, and the shape of its "
+                f"frames {tuple(rgb.shape)}; got views {self.settings.views} and "
+                f"{tuple(view.shape)}"
+            )
+        both = interleave(moments, self.encode(self._ranged(view))[0])
+        return self.denoise(self.latent(both, generator), views=VIEWS)[::VIEWS], skips
+
+    def _ranged(self, rgb: Tensor) -> Tensor:
+        return 2 * rgb - 1 if self.settings.input_range == "pm1" else rgb
+
+    def forward(
+        self,
+        rgb: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        view: Tensor | None = None,
+    ) -> Tensor:
         """Restore (n, 3, h, w) in [0, 1] -> the same, float32.
 
+        `view` (n, 3, h, w) is a reference for each picture, for checkpoints trained with views.
         The last additions are in float32: at white, bfloat16 has a step of a whole 8-bit level.
         """
-        picture = 2 * rgb - 1 if self.settings.input_range == "pm1" else rgb
-        moments, skips = self.encode(picture)
-        latent = self.latent(moments, generator)
-        clean = self.denoise(latent) / self.vae.config.scaling_factor
+        latent, skips = self.clean(rgb, generator, view=view)
+        clean = latent / self.vae.config.scaling_factor
         restored = self.decode(clean.to(rgb.dtype), skips if self.settings.skips else ())
         return (restored.float().clamp(-1, 1) + 1) / 2
 

@@ -69,7 +69,8 @@ def read_pickle(path: Path) -> tuple[str, TurboWeights]:
 
     What upstream's files leave open is filled with what upstream's programs do: the scale
     8 / rank, timestep, input range and prompt. A Difix UNet trained on pairs of views
-    (--mv_unet) has the names of a single-view one, so that nothing here can tell them apart.
+    (--mv_unet) has the names of a single-view one, so that nothing here can tell them apart:
+    it is read as single-view, until its settings say `views`.
 
     Raises:
         CheckpointError: truncated, foreign, hostile, or not what its own values say.
@@ -179,12 +180,12 @@ def check_difix_unet(state: Mapping[str, Tensor]) -> None:
     """See that a UNet has SD-Turbo's parts and no others.
 
     Raises:
-        CheckpointError: it mixes in reference views through weights of its own.
+        CheckpointError: it has further weights; Difix mixes reference views without any.
     """
     if foreign := sorted(name for name in state if name.split(".")[0] not in _UNET_PARTS):
         raise CheckpointError(
-            f"its UNet has {foreign[0]}, which SD-Turbo's has not: models that mix in reference "
-            f"views are not supported; use a single-view Difix"
+            f"its UNet has {foreign[0]}, which SD-Turbo's has not: views mixed in by "
+            f"weights of their own are not supported; use Difix as it is published"
         )
 
 
@@ -250,8 +251,8 @@ def save_img2img_turbo(path: Path, weights: TurboWeights) -> None:
     settings = weights.settings
     if settings != TurboSettings(prompt=settings.prompt):
         raise InputError(
-            "img2img-turbo's programs always run timestep 999, input 01, gamma 1, with skips and "
-            f"one prompt; this checkpoint is for {settings}: write .safetensors instead"
+            "img2img-turbo's programs always run timestep 999, input 01, gamma 1, with skips, one "
+            f"prompt and no views; this checkpoint is for {settings}: write .safetensors instead"
         )
     if weights.guidance is not None or not (weights.unet_lora.down and weights.vae_lora.down):
         raise InputError(

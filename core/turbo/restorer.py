@@ -12,6 +12,7 @@ from torch.func import functional_call
 from splatmend.core.errors import InputError
 from splatmend.core.lora import Lora
 from splatmend.core.pixels import crop_to, pad_to_multiple
+from splatmend.core.references.guidance import Guidance as ReferenceGuidance
 from splatmend.core.restorer import checked
 from splatmend.core.turbo.base import encode_prompts, find_base, load_base
 from splatmend.core.turbo.guidance import Guidance, guided_weights
@@ -87,8 +88,8 @@ class TurboRestorer:
 
     name: str
     network: Turbo | TinyDecoded
-    forward: Callable[[Tensor], Tensor]
-    """The network itself, or what torch.compile made of it."""
+    forward: Callable[..., Tensor]
+    """The network itself, or what torch.compile made of it; takes its arguments."""
     device: torch.device
     dtype: torch.dtype
     memory_format: torch.memory_format
@@ -97,6 +98,8 @@ class TurboRestorer:
     guide: Guide | None = None
     keeps_colors: bool = False
     small: int = 0
+    takes_guidance: bool = False
+    """Whether the checkpoint was trained with reference views, and mixes in those of guidance."""
 
     @property
     def reach(self) -> int:
@@ -108,18 +111,28 @@ class TurboRestorer:
         return self.period
 
     @checked
-    def __call__(self, rgb: Tensor) -> Tensor:
-        """Restore in `dtype`; padding, step and result are float32."""
+    def __call__(self, rgb: Tensor, guidance: ReferenceGuidance | None = None) -> Tensor:
+        """Restore in `dtype`; padding, step and result are float32.
+
+        Of guidance the view is used alone: its change and confidence are for other restorers.
+        """
         source = _upload(rgb, self.device)
         padded = pad_to_multiple(source, self.multiple)
+        view = None
+        if self.takes_guidance and guidance is not None and guidance.view is not None:
+            view = pad_to_multiple(_upload(guidance.view, self.device), self.multiple)
         if self.guide is None:
-            restored = self._restore(padded)
+            restored = self._restore(padded, view)
         else:
             scores = self.guide.estimator(source)
+            alone = [None] * len(padded)
+            views = alone if view is None else torch.split(view, 1)
             restored = torch.cat(
                 [
-                    self._restore(frame[None], self._weights(self.guide, score))
-                    for frame, score in zip(padded, scores, strict=True)
+                    self._restore(frame, beside, self._weights(self.guide, score))
+                    for frame, beside, score in zip(
+                        torch.split(padded, 1), views, scores, strict=True
+                    )
                 ]
             )
         return _download(crop_to(restored, (rgb.shape[2], rgb.shape[3])), rgb)
@@ -130,13 +143,18 @@ class TurboRestorer:
             return {f"turbo.{name}": weight for name, weight in weights.items()}
         return guide.weights(self.network, score)
 
-    def _restore(self, padded: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Padded float32 frames -> restored float32 frames, finite."""
+    def _restore(
+        self, padded: Tensor, view: Tensor | None, weights: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Padded float32 frames, perhaps with their views -> restored float32 frames, finite."""
         picture = padded.to(self.dtype, memory_format=self.memory_format)
+        more = {}
+        if view is not None:
+            more["view"] = view.to(self.dtype, memory_format=self.memory_format)
         if weights:
-            restored: Tensor = functional_call(self.network, dict(weights), (picture,))
+            restored: Tensor = functional_call(self.network, dict(weights), (picture,), more)
         else:
-            restored = self.forward(picture)
+            restored = self.forward(picture, **more)
         if self.dtype != torch.float16:
             return restored
         finite = restored.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
@@ -145,7 +163,8 @@ class TurboRestorer:
         # adapters may drive activations past 65504: bfloat16 is coarser but reaches further
         own = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
         wide = {name: value.bfloat16() for name, value in {**own, **(weights or {})}.items()}
-        again: Tensor = functional_call(self.network, wide, (picture.bfloat16(),))
+        more = {name: value.bfloat16() for name, value in more.items()}
+        again: Tensor = functional_call(self.network, wide, (picture.bfloat16(),), more)
         return torch.where(finite, restored, again)
 
 
@@ -219,7 +238,18 @@ def turbo_restorer(
     used.eval().requires_grad_(requires_grad=False)
     forward = _compiled(used) if options.compile else used
     guide = guide and _moved(guide, device, dtype)
-    return TurboRestorer(name, used, forward, device, dtype, layout, multiple, period, guide)
+    return TurboRestorer(
+        name,
+        used,
+        forward,
+        device,
+        dtype,
+        layout,
+        multiple,
+        period,
+        guide,
+        takes_guidance=network.settings.views,
+    )
 
 
 def _precision(wanted: Precision, device: torch.device) -> torch.dtype:
@@ -229,14 +259,14 @@ def _precision(wanted: Precision, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
+def _compiled(network: nn.Module) -> Callable[..., Tensor]:
     """One CUDA graph for each shape; the caller copies the result before the next call."""
     # not fullgraph, though it is one: past eight shapes torch then falls back instead of failing
     compiled = torch.compile(network, mode="reduce-overhead", dynamic=False)
 
-    def forward(picture: Tensor) -> Tensor:
+    def forward(picture: Tensor, **view: Tensor) -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        restored: Tensor = compiled(picture)
+        restored: Tensor = compiled(picture, **view)
         return restored
 
     return forward

@@ -29,12 +29,9 @@ class TinyDecoded(nn.Module):
         self.turbo, self.decoder = turbo, decoder
         turbo.vae.decoder = nn.Identity()  # its memory
 
-    def forward(self, rgb: Tensor) -> Tensor:
-        """Restore (n, 3, h, w) in [0, 1] -> the same, float32."""
-        picture = 2 * rgb - 1 if self.turbo.settings.input_range == "pm1" else rgb
-        moments, _ = self.turbo.encode(picture)
-        # TAESD takes latents as the UNet has them, scaled
-        clean = self.turbo.denoise(self.turbo.latent(moments))
+    def forward(self, rgb: Tensor, *, view: Tensor | None = None) -> Tensor:
+        """Restore (n, 3, h, w) in [0, 1] -> the same, float32; `view` as in `Turbo`."""
+        clean, _ = self.turbo.clean(rgb, view=view)  # TAESD takes latents as the UNet has them
         restored: Tensor = self.decoder(clean.to(rgb.dtype))
         return (restored.float().clamp(-1, 1) + 1) / 2
 

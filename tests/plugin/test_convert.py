@@ -87,6 +87,17 @@ def test_options_say_what_the_file_does_not(source: Path, tmp_path: Path) -> Non
         run(pickled, tmp_path / "c.safetensors", "--alpha", "nan")
 
 
+def test_views_are_the_users_word(source: Path, tmp_path: Path) -> None:
+    ours, folder = tmp_path / "a.safetensors", tmp_path / "b"
+    run(source, ours, "--views", "True")
+    run(ours, folder)
+    assert read_turbo(folder).settings == TurboSettings(views=True)
+    with pytest.raises(InputError, match="no views"):
+        run(ours, tmp_path / "c.pkl")
+    run(ours, tmp_path / "d.safetensors", "--views", "False")
+    assert read_turbo(tmp_path / "d.safetensors").settings == TurboSettings()
+
+
 def test_another_prompt_drops_the_stored_embedding(weights: TurboWeights, tmp_path: Path) -> None:
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     settings = TurboSettings(prompt="a face")

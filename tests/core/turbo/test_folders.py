@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,17 +78,25 @@ def edited(path: Path, **values: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def test_reference_views_and_bases_are_refused(difix_folder: Path) -> None:
+def test_difix_ref_is_told_by_its_own_code_or_its_name(difix_folder: Path) -> None:
     index = difix_folder / "model_index.json"
+    plain = read_turbo(difix_folder)
+    assert not plain.settings.views
     original = index.read_text()
-    edited(index, unet=["mv_unet", "UNet2DConditionModel"])
-    with pytest.raises(CheckpointError, match=r"reference views.*use nvidia/difix"):
-        read_turbo(difix_folder)
-    index.write_text(original)
-    edited(index, _name_or_path="nvidia/difix_ref")
-    with pytest.raises(CheckpointError, match="reference views"):
-        read_turbo(difix_folder)
-    index.write_text(original)
+    for change in (
+        {"unet": ["unet_2d_condition", "UNet2DConditionModel"]},
+        {"_name_or_path": "nvidia/difix_ref"},
+    ):
+        edited(index, **change)
+        mixing = read_turbo(difix_folder)
+        assert mixing.settings == replace(plain.settings, views=True)
+        assert same(mixing.unet_plain, plain.unet_plain)
+        index.write_text(original)
+    (difix_folder / "unet" / "unet_2d_condition.py").write_text("raise SystemExit('executed')")
+    assert read_turbo(difix_folder).settings.views
+
+
+def test_bases_are_refused(difix_folder: Path) -> None:
     weights = difix_folder / "vae" / "diffusion_pytorch_model.safetensors"
     base = {k: v for k, v in load(weights.read_bytes()).items() if "skip" not in k}
     save_file(base, weights)
@@ -98,13 +107,11 @@ def test_reference_views_and_bases_are_refused(difix_folder: Path) -> None:
         read_turbo(difix_folder)
 
 
-def test_weights_that_mix_views_are_refused_in_a_pickle_too(
-    difix_pickle: Path, tmp_path: Path
-) -> None:
+def test_further_weights_that_mix_views_are_refused(difix_pickle: Path, tmp_path: Path) -> None:
     values = torch.load(difix_pickle, weights_only=True)
     values["state_dict_unet"]["view_mixer.weight"] = torch.ones(2)
     torch.save(values, tmp_path / "mv.pkl")
-    with pytest.raises(CheckpointError, match="reference views are not supported"):
+    with pytest.raises(CheckpointError, match="weights of their own are not supported"):
         read_turbo(tmp_path / "mv.pkl")
 
 
