@@ -6,6 +6,7 @@ Some 13 minutes on two CPU cores with bfloat16. Leaves in fitted/:
     avatar.ply            44,000 Gaussians on a guessed relief of the head; views in whole/
     thin.ply              a tenth of them, to be mended; views in thin/
     adapter.safetensors   what compact learned from every other view
+    keys/                 those views, as key pairs
     evaluation/           figures, and a picture of the views between
 """
 

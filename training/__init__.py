@@ -14,6 +14,7 @@ augmentation  what strikes the input besides, while training
 Avatars to pairs:
 ply, harmonics, rasterizer, gsplat_backend  3-D Gaussians to colour, alpha, depth, exact motion
 damage, avatar  thinned and rendered (`splatmend thin`, `splatmend render`)
+key_choice, key_baking  key pairs from the poses where they help most (`splatmend references`)
 covariance    shapes that mix: for merging and laying on surfaces
 relief        an avatar made of every portrait (`splatmend relief`)
 retexture     one avatar dressed as many people (`splatmend retexture`)
@@ -32,6 +33,7 @@ clips         moving clips made from one picture and its splats
 
 Judging:
 pairs, metrics, naturalness, report, evaluate  one table on the same pictures (`splatmend evaluate`)
+guided_rows   the references of its rows "NAME + references" and "NAME + keys"
 estimator     the measured truth of damage, and the network that guesses it
 
 Imports core and temporal, never plugin.

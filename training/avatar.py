@@ -23,10 +23,21 @@ from tqdm import tqdm
 from splatmend.core.errors import InputError
 from splatmend.training.damage import fade, grow, jitter, merge, prune
 from splatmend.training.gsplat_backend import Backend, pick_backend
-from splatmend.training.ply import read_ply, write_ply
+from splatmend.training.ply import Splats, read_ply, write_ply
 from splatmend.training.rasterizer import Camera, Render
 
-__all__ = ["RenderConfig", "ThinConfig", "claim", "render_avatar", "thin_avatar", "write_frame"]
+__all__ = [
+    "RenderConfig",
+    "ThinConfig",
+    "check_seen",
+    "claim",
+    "render_avatar",
+    "thin_avatar",
+    "write_frame",
+]
+
+_LEAST_SEEN = 0.02
+"""Share of the frame; a head fills a third."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,30 @@ def claim(folder: Path, settings: Mapping[str, Any], what: str) -> None:
             f"{folder} has {what} of other settings ({note}): use them again, or another folder"
         )
     note.write_text(text)
+
+
+def check_seen(share: float, avatar: Splats, source: Path, fov: float) -> None:
+    """Refuse an empty stage: avatars come in many places and units.
+
+    Args:
+        share: Of a frame, what the avatar covers.
+        avatar: Where it is tells where to look.
+        source: Its file, for the message.
+        fov: Vertical field of view, degrees.
+
+    Raises:
+        InputError: the avatar covers less than a fiftieth of the frame.
+    """
+    if share >= _LEAST_SEEN:
+        return
+    middle = avatar.center.median(0).values
+    reach = (avatar.center - middle).norm(dim=1).quantile(0.9).item()
+    distance = 1.3 * reach / math.tan(math.radians(fov) / 2)
+    place = " ".join(f"{x:.3g}" for x in middle.tolist())
+    raise InputError(
+        f"the cameras see next to nothing of {source} ({share:.1%} of the frame): try "
+        f"--target {place} --distance {distance:.3g}, and another folder"
+    )
 
 
 def _arc(config: RenderConfig) -> Iterator[Camera]:

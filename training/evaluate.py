@@ -1,9 +1,9 @@
 """`splatmend evaluate`: one table for each set, all rows on the same pictures.
 
-Rows are the degraded input itself, every restorer named, the results of other programs, and
-for turbo the round trip through its autoencoder. Sets are the test split of portraits,
-degraded by fixed recipes, and folders of real (render, reference) pairs. Nothing here ever
-selects a checkpoint.
+Rows are the degraded input itself, every restorer named, the same with references, the results
+of other programs, and for turbo the round trip through its autoencoder. Sets are the test split
+of portraits, degraded by fixed recipes, and folders of real (render, reference) pairs. Nothing
+here ever selects a checkpoint.
 """
 
 import sys
@@ -21,9 +21,19 @@ from tqdm import tqdm
 
 from splatmend.core.errors import InputError
 from splatmend.core.pixels import crop_to, from_tensor, pad_to_multiple, to_tensor
+from splatmend.core.references import Guidance, Guide
 from splatmend.core.registry import load_restorer
 from splatmend.core.restore import RestoreOptions, restore_pixels
 from splatmend.core.restorer import Restorer
+from splatmend.training.guided_rows import (
+    KEYS,
+    REFERENCES,
+    guidance_for,
+    read_guides,
+    reference_files,
+    set_guides,
+    without_references,
+)
 from splatmend.training.metrics import Measures, MetricName
 from splatmend.training.pairs import (
     PICTURE_SUFFIXES,
@@ -72,6 +82,15 @@ class EvaluateConfig:
     external: tuple[str, ...] = ()
     """Results of other programs, each NAME=FOLDER, matched by file name (without its suffix);
     FOLDER/SET is used where it exists. `--save-pictures` writes what such a program needs."""
+    references: tuple[Path, ...] = ()
+    """Clean pictures of the person, or folders of them: each restorer is also judged with them,
+    in a row "NAME + references". Pictures of the sets that are among them are left out."""
+    keys: str | None = None
+    """Key pairs, "folder of renders:folder of truths": likewise, in a row "NAME + keys"."""
+    holdout_references: int = 0
+    """Take so many truths of the poses that --holdout does not judge as references of their set."""
+    holdout_keys: int = 0
+    """Take so many of these poses as key pairs of their set."""
     strength: float = 1.0
     measures: tuple[MetricName, ...] = ()
     """Which figures; without any, all that can run here but niqe."""
@@ -98,9 +117,26 @@ class EvaluateConfig:
             raise InputError("nothing to evaluate: give --faces, --manifests or --pairs")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"limit must be at least 1, got {self.limit}")
-        names = [INPUT, _FLOOR, _REFERENCE, *self.restorers, *(n for n, _ in _externals(self))]
+        labels = _check_guides(self)
+        guided = [f"{name} + {label}" for name in self.restorers for label in labels]
+        others = [name for name, _ in _externals(self)]
+        names = [INPUT, _FLOOR, _REFERENCE, *self.restorers, *guided, *others]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"two rows are called {twice[0]!r}: each needs a name of its own")
+
+
+def _check_guides(config: EvaluateConfig) -> list[str]:
+    """What the guided rows are called."""
+    held = {REFERENCES: config.holdout_references, KEYS: config.holdout_keys}
+    given = {REFERENCES: bool(config.references), KEYS: config.keys is not None}
+    for label, count in held.items():
+        if count < 0:
+            raise InputError(f"--holdout-{label} must be at least 0, got {count}")
+        if count and given[label]:
+            raise InputError(f"give --{label} or --holdout-{label}, not both")
+        if count and (not config.pairs or config.holdout < 2):
+            raise InputError(f"--holdout-{label} needs --pairs and a --holdout of at least 2")
+    return [label for label, count in held.items() if count or given[label]]
 
 
 def _externals(config: EvaluateConfig) -> list[tuple[str, Path]]:
@@ -122,6 +158,8 @@ class _Set:
 
     name: str
     pairs: Sequence[PairSource]
+    guides: Mapping[str, Guide]
+    """From references, by the name of what they are."""
 
 
 @dataclass(frozen=True)
@@ -171,19 +209,29 @@ def _load(name: str, config: EvaluateConfig) -> Restorer:
 
 
 def _sets(config: EvaluateConfig) -> list[_Set]:
-    found: list[tuple[str, list[PairSource]]] = []
+    guides = read_guides(config.references, config.keys)
+    files = reference_files(config.references, config.keys)
+    found: list[tuple[str, list[PairSource], dict[str, Guide]]] = []
     if config.faces is not None:
-        found.append(("portraits", portrait_pairs(config.faces)))
+        found.append(("portraits", portrait_pairs(config.faces), {}))
     for manifest in config.manifests:
-        found.append((manifest.parent.name, manifest_pairs(manifest)))
+        found.append((manifest.parent.name, manifest_pairs(manifest), {}))
     for folders in config.pairs:
         renders, references = split_folders(folders)
         pairs = folder_pairs(renders, references, holdout=config.holdout)
-        found.append(("/".join(renders.parts[-2:]), pairs))
+        own = set_guides(
+            renders,
+            references,
+            holdout=config.holdout,
+            references=config.holdout_references,
+            keys=config.holdout_keys,
+        )
+        found.append(("/".join(renders.parts[-2:]), pairs, own))
     sets: list[_Set] = []
-    for name, pairs in found:
+    for name, pairs, own in found:
         taken = sum(s.name.partition(" ")[0] == name for s in sets)
-        sets.append(_Set(f"{name} {taken + 1}" if taken else name, _thin_out(pairs, config.limit)))
+        judged = _thin_out(without_references(name, pairs, files), config.limit)
+        sets.append(_Set(f"{name} {taken + 1}" if taken else name, judged, guides | own))
     if empty := [s.name for s in sets if not s.pairs]:
         raise InputError(f"the set {empty[0]} has no picture left: check --holdout and --limit")
     return sets
@@ -270,7 +318,8 @@ def _measure(
     shown = set(np.linspace(0, len(chosen.pairs) - 1, _GRID_ROWS).round().astype(int).tolist())
     for index, pair in enumerate(tqdm(chosen.pairs, chosen.name, disable=not sys.stderr.isatty())):
         degraded, clean = (plane.to(makers.device) for plane in pair())
-        outputs = _outputs(degraded, clean, makers)
+        guidance = guidance_for(chosen.guides, pair, degraded)
+        outputs = _outputs(degraded, clean, guidance, makers)
         for name, files in externals.items():
             outputs[name] = _read_external(files[index], pair.reference, clean)
         rounded = {name: _rounded(picture) for name, picture in outputs.items()}
@@ -289,10 +338,15 @@ def _measure(
     return rows, comparison_grid(titles, lines)
 
 
-def _outputs(degraded: Tensor, clean: Tensor, makers: _Rows) -> dict[str, Tensor]:
+def _outputs(
+    degraded: Tensor, clean: Tensor, guidance: Mapping[str, Guidance], makers: _Rows
+) -> dict[str, Tensor]:
     outputs = {INPUT: degraded}
     for name, restorer in makers.restorers.items():
         outputs[name] = restore_pixels(restorer, degraded, makers.options)
+        for label, proposed in guidance.items():
+            guided = restore_pixels(restorer, degraded, makers.options, proposed)
+            outputs[f"{name} + {label}"] = guided
     if makers.floor is not None:
         outputs[_FLOOR] = makers.floor(clean)
     return outputs

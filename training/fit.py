@@ -1,44 +1,57 @@
-"""`splatmend fit`: from an avatar's PLY to an adapter for it, with figures, in one command.
+"""`splatmend fit`: from an avatar's PLY to an adapter and key pairs, with figures, in one command.
 
 splatmend fit avatar.ply mine/
 restore-video in.mp4 out.mp4 --adapter mine/adapter.safetensors
+restore-video in.mp4 out.mp4 --keys mine/keys/renders:mine/keys/photos
 
 The avatar is thinned, both are rendered along an arc of cameras, a LoRA on compact learns from
-every other pose what the thinned one lacks, and the poses between judge it. Each step is a command
-of its own (thin, render, train, evaluate) for whoever has other pairs or wants other settings.
+every other pose what the thinned one lacks. The same poses are key pairs, and the poses between
+judge the adapter, the keys and both. Each step is a command of its own (thin, render, train,
+references, evaluate) for whoever has other pairs or wants other settings.
 """
 
-import math
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 import tyro
 
-from splatmend.core.errors import InputError
 from splatmend.core.registry import fast_dtype
-from splatmend.training.avatar import RenderConfig, ThinConfig, claim, render_avatar, thin_avatar
+from splatmend.training.avatar import (
+    RenderConfig,
+    ThinConfig,
+    check_seen,
+    claim,
+    render_avatar,
+    thin_avatar,
+)
 from splatmend.training.config import PRESETS, TrainConfig, parse_config
 from splatmend.training.evaluate import EvaluateConfig, evaluate
+from splatmend.training.guided_rows import KEYS
+from splatmend.training.metrics import METRICS
+from splatmend.training.pairs import names_to_learn_from
 from splatmend.training.ply import Splats, read_ply
+from splatmend.training.report import INPUT, Values
 from splatmend.training.train import train
 
 __all__ = ["FitConfig", "fit", "main"]
 
 _HOLDOUT = 2  # every other pose judges
-_LEAST_SEEN = 0.02  # of the frame; a head fills a third
 
 
 @dataclass(frozen=True)
 class FitConfig(RenderConfig):
     """Fit compact to one avatar. Called again after an interruption it goes on.
 
-    `out` receives adapter.safetensors; thin.ply and the renders thin/ and whole/; in
-    evaluation/ figures and a picture of the poses that were not trained on.
+    `out` receives adapter.safetensors; keys/ with the poses that were trained on as key pairs;
+    thin.ply and the renders thin/ and whole/; in evaluation/ figures and a picture of the poses
+    that were not trained on.
     """
 
     keep: float = 0.25
@@ -60,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def fit(config: FitConfig) -> Path:
     """Make the pairs, train on half of the poses, judge on the others; returns the adapter.
 
+    It says which of the adapter, the key pairs and both is best.
+
     Raises:
         InputError: no PLY, settings out of range, cameras that miss the avatar, or `out` holds
             a fit of other settings.
@@ -70,19 +85,56 @@ def fit(config: FitConfig) -> Path:
     claim(config.out, _settings(config), "a fit")
     whole = _render(config, "whole", config.source)
     _check_seen(whole, avatar, config)
-    pairs = f"{_render_light(config)}:{whole}"
+    thin = _render_light(config)
+    pairs = f"{thin}:{whole}"
     adapter = train(_training(config, pairs))
-    evaluate(
+    keys = _write_keys(thin, whole, config.out / "keys")
+    fitted = f"compact+{adapter}"
+    (rows,) = evaluate(
         EvaluateConfig(
             pairs=(pairs,),
             holdout=_HOLDOUT,
-            restorers=("compact", f"compact+{adapter}"),
+            restorers=("compact", fitted),
+            keys=keys,
             lpips_weights=config.lpips_weights,
             out=config.out / "evaluation",
         )
+    ).values()
+    sys.stdout.write(
+        f"{_best(rows, fitted)}\n"
+        f"use it: restore-video in.mp4 out.mp4 --adapter {adapter}\n"
+        f"use the key pairs, with it or alone: restore-video in.mp4 out.mp4 --keys {keys}\n"
     )
-    sys.stdout.write(f"use it: restore-video in.mp4 out.mp4 --adapter {adapter}\n")
     return adapter
+
+
+def _write_keys(thin: Path, whole: Path, out: Path) -> str:
+    """Copy the poses that were trained on; returns what `--keys` takes."""
+    folders = {out / "renders": thin, out / "photos": whole}
+    for folder, source in folders.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names_to_learn_from(thin, whole, holdout=_HOLDOUT):
+            if not (folder / name).exists():
+                unfinished = folder / f"{name}.part"
+                shutil.copyfile(source / name, unfinished)
+                unfinished.replace(folder / name)
+    return ":".join(str(folder) for folder in folders)
+
+
+def _best(rows: Mapping[str, Values], fitted: str) -> str:
+    """One line: which of compact, the adapter, the key pairs and both is best, and by how much."""
+    names = {
+        "compact": "compact",
+        fitted: "the adapter",
+        f"compact + {KEYS}": "the key pairs",
+        f"{fitted} + {KEYS}": "the adapter with the key pairs",
+    }
+    measure = next(name for name in METRICS if name in rows[INPUT])
+    means = {said: float(np.nanmean(rows[name][measure])) for name, said in names.items()}
+    lower = METRICS[measure].lower_is_better
+    order = sorted(means, key=lambda name: means[name] if lower else -means[name])
+    figures = ", ".join(f"{name} {means[name]:.3f}" for name in order)
+    return f"best on the poses that were not trained on: {order[0]} ({measure}: {figures})"
 
 
 def _settings(config: FitConfig) -> dict[str, Any]:
@@ -110,19 +162,10 @@ def _render(config: FitConfig, name: str, source: Path) -> Path:
 
 
 def _check_seen(folder: Path, avatar: Splats, config: FitConfig) -> None:
-    """Refuse to train on an empty stage: avatars come in many places and units."""
+    """Refuse to train on an empty stage."""
     view = cv2.imread(str(folder / f"{config.frames // 2:04d}.png"), cv2.IMREAD_UNCHANGED)
     share = 0.0 if view is None else float((view[..., 3] > 127).mean())
-    if share >= _LEAST_SEEN:
-        return
-    middle = avatar.center.median(0).values
-    reach = (avatar.center - middle).norm(dim=1).quantile(0.9).item()
-    distance = 1.3 * reach / math.tan(math.radians(config.fov) / 2)
-    place = " ".join(f"{x:.3g}" for x in middle.tolist())
-    raise InputError(
-        f"the cameras see next to nothing of {config.source} ({share:.1%} of the frame): try "
-        f"--target {place} --distance {distance:.3g}, and another folder"
-    )
+    check_seen(share, avatar, config.source, config.fov)
 
 
 def _training(config: FitConfig, pairs: str) -> TrainConfig:

@@ -24,6 +24,7 @@ __all__ = [
     "held_out",
     "manifest_pairs",
     "matched_names",
+    "names_to_learn_from",
     "portrait_pairs",
     "read_layers",
     "read_pair",
@@ -45,6 +46,8 @@ class PairSource:
     load: Callable[[], tuple[Tensor, Tensor]]
     reference: Path | None = None
     """The whole reference, where the pair is only the box around what it shows."""
+    render: Path | None = None
+    """The whole degraded picture, likewise."""
 
     def __call__(self) -> tuple[Tensor, Tensor]:
         """(degraded, clean), each (1, 3, h, w) in [0, 1]."""
@@ -72,15 +75,17 @@ def _degraded(portrait: Portrait, seed: int) -> tuple[Tensor, Tensor]:
     return degrade(clean, draw_recipe(generator), generator), clean
 
 
-def split_folders(folders: str) -> tuple[Path, Path]:
-    """RENDERS:REFERENCES -> both folders.
+def split_folders(
+    folders: str, form: str = "--pairs takes RENDERS:REFERENCES"
+) -> tuple[Path, Path]:
+    """RENDERS:REFERENCES -> both folders; `form` begins the message.
 
     Raises:
         InputError: one of them is missing.
     """
     renders, _, references = folders.partition(":")
     if not renders or not references:
-        raise InputError(f"--pairs takes RENDERS:REFERENCES, got {folders!r}")
+        raise InputError(f"{form}, got {folders!r}")
     return Path(renders), Path(references)
 
 
@@ -117,7 +122,7 @@ def manifest_pairs(manifest: Path, split: Split = "test") -> list[PairSource]:
 
 
 def _boxed_pair(render: Path, reference: Path) -> PairSource:
-    return PairSource(render.name, partial(_boxed, render, reference), reference)
+    return PairSource(render.name, partial(_boxed, render, reference), reference, render)
 
 
 def matched_names(renders: Path, references: Path) -> list[str]:
@@ -137,6 +142,16 @@ def matched_names(renders: Path, references: Path) -> list[str]:
     if not names:
         raise InputError(f"{renders} and {references} have no picture name in common")
     return names
+
+
+def names_to_learn_from(renders: Path, references: Path, *, holdout: int) -> list[str]:
+    """File names of the poses that `folder_pairs` leaves out with the same `holdout`.
+
+    Raises:
+        InputError: as `matched_names`.
+    """
+    names = matched_names(renders, references)
+    return [name for index, name in enumerate(names) if not held_out(index, holdout)]
 
 
 def _boxed(render: Path, reference: Path) -> tuple[Tensor, Tensor]:

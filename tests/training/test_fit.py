@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from splatmend.core import InputError, load_restorer
+from splatmend.core.references import read_pairs
 from splatmend.training.config import TrainConfig
 from splatmend.training.fit import FitConfig, fit, main
 from splatmend.training.ply import read_ply, write_ply
@@ -26,15 +27,24 @@ def test_from_a_ply_to_a_judged_adapter(
     words = [str(ball), str(out), *SMALL, "--lpips-weights", str(backbones)]
     main(words)
     adapter = out / "adapter.safetensors"
-    assert f"--adapter {adapter}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"--adapter {adapter}" in said
     load_restorer("compact", device="cpu", adapter=adapter)
     judged = json.loads((out / "evaluation" / "evaluation.json").read_text())
     (rows,) = judged.values()
-    assert set(rows) == {"input", "compact", f"compact+{adapter}"}
+    fitted = f"compact+{adapter}"
+    assert set(rows) == {"input", "compact", fitted, "compact + keys", f"{fitted} + keys"}
     assert all(len(row["psnr"]) == 2 for row in rows.values())  # every other pose of four
 
-    made = {p: p.stat().st_mtime_ns for p in out.glob("*/*.png") if p.parent.name != "evaluation"}
-    assert len(made) == 8
+    (best,) = (line for line in said.splitlines() if line.startswith("best on the poses"))
+    means = {name: sum(row["lpips_vgg"]) / 2 for name, row in rows.items() if name != "input"}
+    assert f"{min(means.values()):.3f}" == best.split(", ")[0].rpartition(" ")[2]
+    assert f"--keys {out / 'keys' / 'renders'}:{out / 'keys' / 'photos'}" in said
+    pairs = read_pairs(out / "keys" / "renders", out / "keys" / "photos")
+    assert [Path(pair.name).name for pair in pairs] == ["0000.png", "0002.png"]  # those trained on
+
+    made = {p: p.stat().st_mtime_ns for p in out.rglob("*.png") if p.parent.name != "evaluation"}
+    assert len(made) == 8 + 4
     weights = load_file(adapter)
     monkeypatch.chdir(ball.parent)  # the same avatar, typed in another way
     words = [ball.name, *words[1:]]
