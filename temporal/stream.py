@@ -23,8 +23,8 @@ from splatmend.core import (
     load_restorer,
     to_tensor,
 )
-from splatmend.core.references.choice import pack_choice, shift_choice, unpack_choice
-from splatmend.core.restore import LaidOut, as_guide, guide_picture, lay_out, take_back
+from splatmend.core.references.choice import pack_choice, unpack_choice
+from splatmend.core.restore import LaidOut, as_guide, guide_frame, lay_out, take_back
 from splatmend.temporal.anchor import Anchor, restore_anchored
 from splatmend.temporal.cuts import is_cut
 from splatmend.temporal.flow import FlowEstimator, load_flow, settle
@@ -170,7 +170,7 @@ class Stream:
         anchor = Anchor() if last is None else last.anchor
         if before is not None and motion is not None and self._temporal.anchor:
             anchor = anchor.along(motion, before.residual, self._restorer.multiple)
-        guidance, choice = self._guided(laid_out, last)
+        guidance, choice = self._guided(frame, laid_out, last)
         # a GPU is only told to begin here, and works while the picture is compared with the last
         restored = self._pass(laid_out, anchor, frame.size, guidance)
         estimated = frame.motion is None
@@ -178,7 +178,7 @@ class Stream:
         began = last is None or (anchor == Anchor() and not last.choice)
         if past is None and not began:  # a cut, where all begins anew
             anchor = Anchor()
-            guidance, choice = self._guided(laid_out, None)
+            guidance, choice = self._guided(frame, laid_out, None)
             restored = self._pass(laid_out, anchor, frame.size, guidance)
         picture = _pixels(restored)
         memory = add_residual(seen, picture)
@@ -193,17 +193,14 @@ class Stream:
         self._last = _Last(own, color, box, memory, anchor, choice=choice) if sound else None
         return answer
 
-    def _guided(self, laid_out: LaidOut, last: _Last | None) -> tuple[Guidance | None, Choice]:
+    def _guided(
+        self, frame: Frame, laid_out: LaidOut, last: _Last | None
+    ) -> tuple[Guidance | None, Choice]:
         """What the references say about a picture, going on from those of the last one."""
         if self._guide is None:
             return None, ()
-        if last is None:
-            return guide_picture(self._guide, laid_out.rgb)
-        # where a reference lies is known in pixels of the box
-        down, right = (
-            now.start - old.start for now, old in zip(laid_out.box, last.box, strict=True)
-        )
-        return guide_picture(self._guide, laid_out.rgb, shift_choice(last.choice, right, down))
+        before = () if last is None else last.choice
+        return guide_frame(self._guide, frame, laid_out, self._restore, before)
 
     def _pass(
         self,
