@@ -3,8 +3,9 @@
 A plain convolutional U-Net on pixel-unshuffled input. It predicts a residual in two
 parts: a gain for each band of the input's Laplacian pyramid (Burt & Adelson 1983),
 which sharpens what is soft and calms what is harsh, and free detail on top of it. With
-references (core/references) it also gets the change that an aligned reference proposes, and
-predicts a gain for each band of that.
+references (core/references) a listener stands behind it: from what the U-Net has seen, the frame
+and the proposed change it predicts a gain for each band of the change, how much of the U-Net's
+own residual stays, and free detail. Where the confidence is 0, the U-Net's answer stands.
 No attention and no normalisation over the picture: an output pixel depends on a
 bounded neighbourhood only, so tiles and crops change nothing.
 """
@@ -24,7 +25,7 @@ from splatmend.core.errors import InputError
 from splatmend.core.references.guidance import Guidance
 from splatmend.core.resample import halve, magnify, unshuffle
 
-__all__ = ["Compact", "CompactConfig", "laplacian_bands"]
+__all__ = ["Compact", "CompactConfig", "Listener", "laplacian_bands"]
 
 _UNSHUFFLE = 4
 _CELL = 8
@@ -102,6 +103,49 @@ def _blocks(width: int, count: int) -> nn.Sequential:
     return nn.Sequential(*(_Block(width) for _ in range(count)))
 
 
+def _amplified(residual: Tensor, gains: Tensor, picture: Tensor, bands: int) -> Tensor:
+    """The residual plus each Laplacian band of a picture times its gain (n, bands, h/4, w/4)."""
+    gains = magnify(gains.to(picture.dtype).contiguous(), _UNSHUFFLE)
+    for index, band in enumerate(laplacian_bands(picture, bands)):
+        residual = torch.addcmul(residual, gains[:, index : index + 1], band)
+    return residual
+
+
+class Listener(nn.Module):
+    """Fuses the change that references propose with the residual of a U-Net."""
+
+    def __init__(self, width: int, bands: int) -> None:
+        super().__init__()
+        self.bands = bands
+        cell = _UNSHUFFLE**2
+        self.stem = nn.Conv2d(width + 3 * cell + 4 * cell, width, 3, padding=1)
+        self.blocks = _blocks(width, 2)
+        self.gain = nn.Conv2d(width, bands + 1, 3, padding=1)
+        self.head = nn.Conv2d(width, 3 * cell, 3, padding=1)
+        # an untrained listener hears nothing
+        for output in (self.gain, self.head):
+            nn.init.zeros_(output.weight)
+            nn.init.zeros_(output.bias)  # type: ignore[arg-type]
+
+    def forward(self, residual: Tensor, x: Tensor, cells: Tensor, guidance: Guidance) -> Tensor:
+        """The residual (n, 3, h, w) with what the guidance changes.
+
+        Args:
+            residual: The U-Net's own.
+            x: The U-Net's last features, (n, width, h/4, w/4).
+            cells: The picture, (n, 48, h/4, w/4).
+            guidance: Of the picture's size.
+        """
+        planes = guidance.planes.to(residual.dtype)
+        heard = unshuffle(planes.to(x.dtype), _UNSHUFFLE)
+        y = self.blocks(self.stem(torch.cat((x, cells, heard), 1)))
+        gains = self.gain(y)
+        free = F.pixel_shuffle(self.head(y), _UNSHUFFLE).to(residual.dtype).contiguous()
+        less = magnify(gains[:, self.bands :].to(residual.dtype).contiguous(), _UNSHUFFLE)
+        residual = residual + planes[:, 3:] * (free - less * residual)
+        return _amplified(residual, gains[:, : self.bands], planes[:, :3], self.bands)
+
+
 class Compact(nn.Module):
     """The network: (n, 3, h, w) in [0, 1], sides a multiple of `multiple` -> the residual."""
 
@@ -119,12 +163,9 @@ class Compact(nn.Module):
         self.decoder = nn.ModuleList(map(_blocks, widths, config.decoder_blocks))
         self.head = nn.Conv2d(widths[0], channels, 3, padding=1)
         self.gain = nn.Conv2d(widths[0], config.bands, 3, padding=1) if config.bands else None
-        self.hint = self.carry = None
-        if config.references:
-            self.hint = nn.Conv2d(4 * _UNSHUFFLE**2, widths[0], 3, padding=1)
-            self.carry = nn.Conv2d(widths[0], config.bands, 3, padding=1)
+        self.listener = Listener(widths[0], config.bands) if config.references else None
         # an untrained network returns its input
-        for output in filter(None, (self.head, self.gain, self.hint, self.carry)):
+        for output in filter(None, (self.head, self.gain)):
             nn.init.zeros_(output.weight)
             nn.init.zeros_(output.bias)  # type: ignore[arg-type]
 
@@ -159,12 +200,8 @@ class Compact(nn.Module):
         """
         # Wide convolutions are fastest with channels last, resizing three channels without:
         # five times, measured on a CPU. So the picture stays planar and the features do not.
-        x = self.stem(unshuffle(rgb.to(self.stem.weight.dtype), _UNSHUFFLE))  # (n, 48, h/4, w/4)
-        change = None
-        if self.hint is not None and guidance is not None:
-            planes = guidance.planes.to(rgb.dtype)
-            change = planes[:, :3]
-            x = x + self.hint(unshuffle(planes.to(x.dtype), _UNSHUFFLE))
+        cells = unshuffle(rgb.to(self.stem.weight.dtype), _UNSHUFFLE)  # (n, 48, h/4, w/4)
+        x = self.stem(cells)
         skips = []
         for blocks, down in zip(self.encoder, self.down, strict=True):
             x = blocks(x)
@@ -178,16 +215,9 @@ class Compact(nn.Module):
             x = blocks(F.pixel_shuffle(up(x), 2)[..., :height, :width] + skip)
         residual = F.pixel_shuffle(self.head(x), _UNSHUFFLE).to(rgb.dtype).contiguous()
         if self.gain is not None:
-            residual = self._amplified(residual, self.gain(x), rgb)
-        if self.carry is not None and change is not None:
-            residual = self._amplified(residual, self.carry(x), change)
+            residual = _amplified(residual, self.gain(x), rgb, self.config.bands)
         if self.config.detail_floor:
             residual = keep_detail(rgb, residual)
+        if self.listener is not None and guidance is not None:
+            residual = self.listener(residual, x, cells, guidance)
         return lock_colors(residual) if self.config.color_lock else residual
-
-    def _amplified(self, residual: Tensor, gains: Tensor, picture: Tensor) -> Tensor:
-        """The residual plus each Laplacian band of a picture times its gain (n, bands, ...)."""
-        gains = magnify(gains.to(picture.dtype).contiguous(), _UNSHUFFLE)
-        for index, band in enumerate(laplacian_bands(picture, self.config.bands)):
-            residual = torch.addcmul(residual, gains[:, index : index + 1], band)
-        return residual

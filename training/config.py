@@ -120,7 +120,8 @@ class TrainConfig:
     """With `pool`: share of its portraits that the fourteen steps of `splatmend prepare`, blur
     blobs and noise strike, instead of re-splatting alone."""
     references: bool = False
-    """With `pool`: train compact to be guided by references, of which some are missing or wrong."""
+    """With `pool`: train the layers of compact that references guide, of which some are wrong or
+    missing; all others keep the weights of `init`, or of the embedded compact."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon (training/muon.py) takes the same learning rates, and a tenth longer for an update of
     compact."""

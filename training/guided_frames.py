@@ -21,7 +21,7 @@ Picture = NDArray[np.uint8]
 Guided = tuple[Picture, Picture, Picture, Picture]
 """Degraded, clean and proposed (h, w, 3), and the confidence of the proposal (h, w)."""
 
-_MISSING, _STRANGER, _OTHER = 0.3, 0.06, 0.4
+_MISSING, _STRANGER, _OTHER = 0.05, 0.08, 0.4
 """Shares without a reference, with a stranger's, and (of the rest) with another picture of the
 person, where there is one."""
 _RELIT, _COMPRESSED, _BLURRED = 0.6, 0.3, 0.08

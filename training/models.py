@@ -29,8 +29,8 @@ from splatmend.training.config import TrainConfig
 
 __all__ = ["CompactModel", "Model", "build_model", "frozen_compact", "read_compact"]
 
-_LISTENING = ("hint.", "carry.")
-"""The layers of compact that only guidance uses."""
+_LISTENING = "listener."
+"""The layers of compact that guidance alone uses."""
 _ADAPTER = "default"  # peft's name for the only one
 _TARGETS = r"stem|head|gain|(down|up)\.\d+|.*\.conv[12]"
 
@@ -77,6 +77,10 @@ class CompactModel(nn.Module):
         self.file_name = "adapter.safetensors" if config.rank else "compact.safetensors"
         if config.rank:
             _add_lora(self.network, config.rank)
+        if config.references:  # without references compact stays as it was, to the bit
+            self.network.requires_grad_(requires_grad=False)
+            assert self.network.listener is not None
+            self.network.listener.requires_grad_(requires_grad=True)
         self.network.to(memory_format=torch.channels_last)
 
     def forward(
@@ -97,7 +101,8 @@ class CompactModel(nn.Module):
             save_adapter(path, replace(lora, alpha=float(lora.rank)), self._base, notes)
         else:
             header = CheckpointHeader("compact", self.network.config.to_dict(), notes)
-            save_checkpoint(path, header, weights, dtype=torch.float16)
+            whole = {**self.network.state_dict(), **weights}
+            save_checkpoint(path, header, whole, dtype=torch.float16)
 
 
 def frozen_compact(path: Path | None = None) -> Compact:
@@ -114,8 +119,8 @@ def frozen_compact(path: Path | None = None) -> Compact:
 
 def _compact(config: TrainConfig) -> tuple[Compact, Weights]:
     """The network, and with a rank the weights below the adapter as their file has them."""
-    if config.init is None and not config.rank:
-        return Compact(CompactConfig(references=config.references)), {}
+    if config.init is None and not config.rank and not config.references:
+        return Compact(CompactConfig()), {}
     shape, weights = read_compact(config.init, "--init")
     # as `load_restorer` runs it
     network = Compact(

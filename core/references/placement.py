@@ -157,7 +157,8 @@ def _shifted(frame: Thumbnail, reference: Thumbnail, scale: float, tilt: float) 
     )  # fmt: skip
     scores = product / np.sqrt(np.maximum(energy * their_energy, 1e-3))
     # corners that happen to look alike hold little of the structure of either
-    held = np.maximum(energy / energy.max(), their_energy / their_energy.max())
+    ours_held, theirs_held = (e / max(float(e.max()), 1e-6) for e in (energy, their_energy))
+    held = np.maximum(ours_held, theirs_held)
     scores *= np.sqrt(np.clip(_HELD * held, 0, 1))
     scores[overlap < _OVERLAP * frame.contrast.size / shrink**2] = -1
     row, column = np.unravel_index(scores.argmax(), scores.shape)

@@ -120,8 +120,8 @@ def test_blend_counts_references(scene: Picture) -> None:
 def listening() -> NetworkRestorer:
     """A network that carries over all that it is told, and does nothing else."""
     network = Compact(CompactConfig(references=True, detail_floor=False, color_lock=False))
-    assert network.carry is not None
-    network.carry.bias.data.fill_(1.0)  # type: ignore[union-attr]
+    assert network.listener is not None
+    network.listener.gain.bias.data[:3] = 1.0  # type: ignore[index]
     network.eval().requires_grad_(requires_grad=False)
     return NetworkRestorer(
         "listening", network, network.stem.weight.device, network.multiple, network.period,
