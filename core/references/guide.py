@@ -233,7 +233,7 @@ def _propose(picture: Picture, contrast: Contrast, placed: _Placed) -> tuple[Pla
     apart: Any = np.abs(sample(placed.render, flow).astype(np.float32) - picture).mean(2)
     apart = np.asarray(cv2.GaussianBlur(apart, (0, 0), 1.5), np.float32)
     trust: Any = np.exp(apart * apart / np.float32(-(_APART**2)))
-    change: Plane = sample(placed.residual, flow) / np.float32(255)
+    change = np.asarray(sample(placed.residual, flow) / np.float32(255), np.float32)
     return change, np.asarray(confidence * trust, np.float32)
 
 
