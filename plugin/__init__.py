@@ -16,9 +16,10 @@ convert   `splatmend convert`: between upstream's checkpoints and ours
 measure, measure_report, plot  `splatmend measure`: how steady clips are
 protocol, messages, fields, framing, planes, wire_frames  SMP/1 (docs/protocol.md)
 server, sessions, scheduler, workers, shared_pass, dispatcher  the frame server
+reference_sets, uploads  pictures of the person that guide its sessions
 zmq_carrier, gateway, sockets  how frames reach it
 serve, keys, watch, stats  `splatmend serve` and what it says of itself
-client, link, inflight, breaker, wrap  the Python client, for render loops
+client, link, inflight, breaker, client_references, wrap  the Python client, for render loops
 attach/   renderers and viewers that need not be changed
 clients/  JavaScript and C#; web_files makes of the former the scripts that the gateway serves
 bench, ladder  `splatmend bench`: what each rung of the speed ladder brings

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from splatmend.core.errors import InputError
 from splatmend.core.frame import Frame
 from splatmend.plugin.breaker import Breaker
+from splatmend.plugin.client_references import GivenReferences, client_references
 from splatmend.plugin.inflight import Request, Shown, request_of
 from splatmend.plugin.keys import client_keys
 from splatmend.plugin.link import Link
@@ -61,6 +62,9 @@ class ClientOptions:
     """For a server on another machine: the client's .key_secret, see `splatmend keys`."""
     server_key: Path | None = None
     """And the server's .key."""
+    references: GivenReferences | None = None
+    """Pictures of the person. A text is the name of one of the server's sets; a path, several
+    paths or `References` are sent to the server, 16 pictures at most."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -79,8 +83,8 @@ class Client:
     exception which a viewer throws into its render thread does no harm.
 
     Raises:
-        InputError: an address or a key that cannot be used. A server that is not there is no
-            error: it may come.
+        InputError: an address, a key or references that cannot be used. A server that is not
+            there is no error: it may come.
     """
 
     def __init__(self, url: str = DEFAULT_URL, options: ClientOptions | None = None) -> None:
@@ -89,6 +93,7 @@ class Client:
         keys = None
         if options.key is not None and options.server_key is not None:
             keys = client_keys(options.key, options.server_key)
+        references = client_references(options.references)
         limit_ms = {"sync": options.deadline_ms, "latest": options.max_age_ms}.get(options.mode)
         hello = Hello(
             client=options.program,
@@ -96,11 +101,14 @@ class Client:
             mode=options.mode,
             max_age_ms=limit_ms,
             temporal=options.temporal,
+            references=references.name,
         )
         breaker = Breaker(misses_allowed=options.misses)
         self._ids = itertools.count()
         self._cut_id = -1
-        self._link = Link(url, hello, breaker, keys=keys, patience_s=options.patience_s)
+        self._link = Link(
+            url, hello, breaker, keys=keys, patience_s=options.patience_s, references=references
+        )
         try:
             self._link.start()
         except zmq.ZMQError as error:
@@ -115,6 +123,11 @@ class Client:
     def welcome(self) -> Welcome | None:
         """What the server said of itself; None while there is none."""
         return self._link.welcome
+
+    @property
+    def references(self) -> int:
+        """How many of the references that this client sent the server uses; 0 until it does."""
+        return self._link.offer.in_use
 
     @property
     def counts(self) -> dict[str, int]:

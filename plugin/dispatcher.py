@@ -3,6 +3,8 @@
 import hmac
 from collections.abc import Callable, Sequence
 
+from splatmend.core.errors import InputError
+from splatmend.core.references import Guide
 from splatmend.plugin.framing import Buffer, Limits, ProtocolError
 from splatmend.plugin.messages import (
     VERSION,
@@ -14,13 +16,16 @@ from splatmend.plugin.messages import (
     Ping,
     Pong,
     Stats,
+    UseReferences,
     Welcome,
 )
 from splatmend.plugin.planes import COLOR_FORMATS, PLANE_NAMES, PlaneMemo
 from splatmend.plugin.protocol import encode, parse
+from splatmend.plugin.reference_sets import ReferenceSets
 from splatmend.plugin.scheduler import Scheduler
 from splatmend.plugin.sessions import Peer, Session
 from splatmend.plugin.stats import Figures
+from splatmend.plugin.uploads import Uploads
 from splatmend.plugin.workers import Engine
 
 __all__ = ["Dispatcher"]
@@ -38,12 +43,16 @@ class Dispatcher:
         engine: Engine,
         limits: Limits,
         *,
+        sets: ReferenceSets,
+        uploads: Uploads,
         tokens: Sequence[str],
         figures: Callable[[], Figures],
     ) -> None:
         self._scheduler = scheduler
         self._engine = engine
         self._limits = limits
+        self._sets = sets
+        self._uploads = uploads
         self._tokens = tokens
         self._figures = figures
         self._memo = PlaneMemo()
@@ -106,6 +115,9 @@ class Dispatcher:
             peer.send(encode(Stats(values=self._figures().values())))
         elif isinstance(message, Bye):
             self._scheduler.leave(session, "bye")
+        elif isinstance(message, UseReferences) and message.count is None:
+            self._scheduler.touch(session)
+            self._use(peer, session, message)
         else:
             kind = type(message).__name__.lower()
             raise ProtocolError("unsupported", f"a {kind} message is for clients, not for servers")
@@ -133,7 +145,12 @@ class Dispatcher:
             hmac.compare_digest(hello.token.encode(), token.encode()) for token in self._tokens
         ):
             raise ProtocolError("auth", "hello needs a token that this server knows")
+        try:
+            references, guide = self._sets.named(hello.references)
+        except InputError as error:
+            raise ProtocolError("unsupported", str(error)) from error
         session = self._scheduler.open(peer, hello)
+        session.guide = guide
         side = self._limits.side
         peer.send(
             encode(
@@ -148,9 +165,37 @@ class Dispatcher:
                     stateful=session.stateful,
                     model=self._engine.name,
                     hb_ms=self._scheduler.policy.heartbeat_ms,
+                    references=references,
+                    max_references=self._uploads.limits.pictures,
                 )
             )
         )
+
+    def _use(self, peer: Peer, session: Session, message: UseReferences) -> None:
+        """Take a client's own references; its frames go on as they were until those are ready."""
+
+        def use(guide: Guide | None) -> None:
+            session.guide, session.preparing = guide, False
+            count = 0 if guide is None else len(guide.references)
+            peer.send(encode(UseReferences(session=session.id, count=count)))
+
+        def refuse(error: ProtocolError) -> None:
+            session.preparing = False
+            self.refuse(peer, error)
+
+        if session.preparing:
+            raise ProtocolError(
+                "busy", "the references sent before are being prepared: wait for the answer"
+            )
+        if not message.pictures:
+            use(None)
+            return
+        session.preparing = True
+        try:
+            self._uploads.submit(message, use, refuse)
+        except ProtocolError:
+            session.preparing = False
+            raise
 
     def _frame(self, session: Session, request: FrameRequest) -> None:
         if request.id <= session.last_id:

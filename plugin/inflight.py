@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from splatmend.core.frame import Frame
 from splatmend.plugin.framing import Buffer
-from splatmend.plugin.messages import Camera
+from splatmend.plugin.messages import Camera, FrameRequest
 from splatmend.plugin.planes import Plane
 from splatmend.plugin.wire_frames import to_planes
 
@@ -51,6 +51,20 @@ class Request:
     missed: bool = False
     answers: "SimpleQueue[Shown]" = field(default_factory=SimpleQueue)
     """Gets one answer, unless a newer frame takes the request's place in the slot."""
+
+    def message(self, session: str, last_sent_id: int) -> FrameRequest:
+        """As it is sent; a cut is said if no frame since it was."""
+        return FrameRequest(
+            session=session,
+            id=self.id,
+            pts=int(self.made * 1e9),
+            width=self.frame.size[1],
+            height=self.frame.size[0],
+            cut=self.cut_id > last_sent_id,
+            camera=self.camera,
+            planes=self.planes,
+            data=self.data,
+        )
 
     def raw(self, why: str) -> Shown:
         """The frame as it was."""

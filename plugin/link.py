@@ -17,18 +17,19 @@ from zmq.utils.monitor import recv_monitor_message
 
 from splatmend.core.errors import InputError
 from splatmend.plugin.breaker import Breaker
+from splatmend.plugin.client_references import ClientReferences, Offer
 from splatmend.plugin.framing import MAGIC, Buffer, Limits, ProtocolError
 from splatmend.plugin.inflight import Request, Shown
 from splatmend.plugin.messages import (
     Bye,
     Drop,
     ErrorReply,
-    FrameRequest,
     Hello,
     Message,
     Ping,
     Pong,
     Result,
+    UseReferences,
     Welcome,
 )
 from splatmend.plugin.planes import PlaneMemo
@@ -59,6 +60,7 @@ class Link:
         *,
         keys: tuple[bytes, bytes, bytes] | None,
         patience_s: float,
+        references: ClientReferences | None = None,
     ) -> None:
         self.state = "down"
         """up: answers are worth waiting for; probe: a frame is welcome, an answer unlikely;
@@ -75,6 +77,7 @@ class Link:
         self._hello = hello
         self._breaker = breaker
         self._patience_s = patience_s
+        self.offer = Offer(references or ClientReferences())
         self._slot: deque[Request] = deque(maxlen=None if self._ordered else 1)
         self._given_up: deque[Request] = deque()
         self._inflight: dict[int, Request] = {}
@@ -88,8 +91,7 @@ class Link:
         self._next_hello = 0.0
         self._last_sent = 0.0
         self._warned: set[str] = set()
-        self._closing = False
-        self._ended = False
+        self._closing = self._ended = False
         self._limits = Limits(part_bytes=1 << 30, message_bytes=1 << 31, side=1 << 16)
         self._memo = PlaneMemo()
         self._context = zmq.Context()
@@ -153,10 +155,8 @@ class Link:
         now = time.monotonic()
         while self._given_up:
             self._miss(self._given_up.popleft(), now)
-        while self._slot:
+        while self._slot and not self._may_wait(now):
             if self.welcome is None:
-                if self._ordered and now - self._lost_at < self._patience_s:
-                    return
                 self._answer(self._slot.popleft(), "down")
             elif not self._ordered and not self._breaker.may_send(now):
                 self._answer(self._slot.popleft(), "bypass")
@@ -173,21 +173,14 @@ class Link:
                     self._answer(request, "busy")
             self._show_state(now)
 
+    def _may_wait(self, now: float) -> bool:
+        """Every frame counts: none is given up at once, and none goes without references."""
+        away = self.welcome is None and now - self._lost_at < self._patience_s
+        return self._ordered and (away or self.offer.is_open)
+
     def _send_frame(self, request: Request, session: str, now: float) -> bool:
         """False if the socket has no room."""
-        frame = request.frame
-        message = FrameRequest(
-            session=session,
-            id=request.id,
-            pts=int(request.made * 1e9),
-            width=frame.size[1],
-            height=frame.size[0],
-            cut=request.cut_id > self._last_sent_id,
-            camera=request.camera,
-            planes=request.planes,
-            data=request.data,
-        )
-        if not self._send(message):
+        if not self._send(request.message(session, self._last_sent_id)):
             return False
         request.sent = now
         self._inflight[request.id] = request
@@ -229,8 +222,13 @@ class Link:
             self.credit, self.uses = message.credit, message.uses
             self.welcome = message
             self._breaker.answered()
+            if trouble := self.offer.begin(message):
+                self._warn("references", trouble)
             self.ready.set()
+        elif isinstance(message, UseReferences) and self._is_ours(message):
+            self.offer.hear(message)
         elif isinstance(message, Result | Drop | ErrorReply) and self._is_ours(message):
+            self.offer.hear(message)
             self._settle(message, now)
         elif isinstance(message, Ping):
             self._send(Pong(n=message.n))
@@ -238,7 +236,7 @@ class Link:
             self._lose_session()
         self._show_state(now)
 
-    def _is_ours(self, message: Result | Drop | ErrorReply | Bye) -> bool:
+    def _is_ours(self, message: Result | Drop | ErrorReply | Bye | UseReferences) -> bool:
         ours = self.welcome is not None and message.session == self.welcome.session
         return ours or (isinstance(message, ErrorReply) and not message.session)
 
@@ -332,6 +330,8 @@ class Link:
             if self._connected and now >= self._next_hello:
                 self._next_hello = now + _HELLO_S
                 self._send(self._hello)
+        elif self.offer.due is not None and self._send(self.offer.due):
+            self.offer.due = None
         elif now - self._last_sent > self.welcome.hb_ms / 1e3:
             self._send(Ping(n=next(self._pings)))
 
@@ -340,6 +340,7 @@ class Link:
         if self.welcome is not None:
             self._lost_at = time.monotonic()
         self.welcome = None
+        self.offer.end()
         self.ready.clear()
         lost = sorted(
             [*self._inflight.values(), *((unanswered,) if unanswered else ())], key=lambda r: r.id

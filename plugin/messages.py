@@ -2,8 +2,8 @@
 
 A client opens a session with `Hello`, the server answers `Welcome`. For every `FrameRequest`
 the server answers exactly one of `Result`, `Drop` and `ErrorReply` with its id. `Ping` and
-`Pong` keep a quiet session open, `Stats` asks for figures and brings them, `Bye` ends a
-session. `docs/protocol.md` is the specification.
+`Pong` keep a quiet session open, `Stats` asks for figures and brings them, `UseReferences` brings
+a client's own references, `Bye` ends a session. `docs/protocol.md` is the specification.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,8 @@ __all__ = [
     "DROP_REASONS",
     "ERROR_CODES",
     "MODES",
+    "PICTURE_FORMATS",
+    "REFERENCE_KINDS",
     "VERSION",
     "Bye",
     "Camera",
@@ -27,8 +29,10 @@ __all__ = [
     "Message",
     "Ping",
     "Pong",
+    "ReferencePicture",
     "Result",
     "Stats",
+    "UseReferences",
     "Want",
     "Welcome",
 ]
@@ -40,6 +44,9 @@ ERROR_CODES = (
     "version", "bad_header", "unsupported", "size_mismatch", "too_large", "auth", "no_session",
     "busy", "internal",
 )  # fmt: skip
+PICTURE_FORMATS = {"png": 0, "jpeg": 0, "rgb8": 3, "rgba8": 4}
+"""Of reference pictures; bytes of a pixel, 0 where a picture is a file that says its own size."""
+REFERENCE_KINDS = ("pictures", "pairs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +72,8 @@ class Hello:
     """Whether the server may let earlier frames of the session steady later ones."""
     want: Want = field(default_factory=Want)
     token: str = ""
+    references: str = ""
+    """Name of one of the server's sets of references; empty: the server's choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +96,10 @@ class Welcome:
     model: str
     hb_ms: float
     """A client that has nothing to send sends a ping this often."""
+    references: str = ""
+    """Name of the set of references that guides the session; empty: none."""
+    max_references: int = 0
+    """Reference pictures that a client may send; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +197,32 @@ class Stats:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReferencePicture:
+    """Description of one picture; the message's part has their bytes, one after the other."""
+
+    fmt: str
+    """A key of `PICTURE_FORMATS`."""
+    bytes: int
+    width: int = 0
+    """Pixels; of rgb8 and rgba8 alone, whose rows follow each other without padding."""
+    height: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class UseReferences:
+    """Client: use these references from now on, or none; server: so many of them are in use."""
+
+    session: str = ""
+    kind: str = "pictures"
+    """pictures, or pairs: a render and its truth, in turn."""
+    pictures: tuple[ReferencePicture, ...] = ()
+    data: tuple[Buffer, ...] = ()
+    """One part with the bytes of all pictures; nothing where there are none."""
+    count: int | None = None
+    """The answer: pictures or pairs in use."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bye:
     """Either side: the session ends once every frame is answered; the server answers in kind."""
 
@@ -191,4 +230,7 @@ class Bye:
     why: str = ""
 
 
-Message = Hello | Welcome | FrameRequest | Result | Drop | ErrorReply | Ping | Pong | Stats | Bye
+Message = (
+    Hello | Welcome | FrameRequest | Result | Drop | ErrorReply | Ping | Pong | Stats
+    | UseReferences | Bye
+)  # fmt: skip

@@ -14,6 +14,8 @@ from splatmend.plugin.messages import (
     DROP_REASONS,
     ERROR_CODES,
     MODES,
+    PICTURE_FORMATS,
+    REFERENCE_KINDS,
     Bye,
     Camera,
     Drop,
@@ -23,8 +25,10 @@ from splatmend.plugin.messages import (
     Message,
     Ping,
     Pong,
+    ReferencePicture,
     Result,
     Stats,
+    UseReferences,
     Want,
     Welcome,
 )
@@ -38,6 +42,8 @@ _DAY_MS = 86_400_000.0
 _ANY_SIDE = 1 << 20  # what is announced, not what is taken
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _MOST_CREDIT = 1 << 16
+_MOST_REFERENCES = 64  # that a message describes; a server may take fewer
+_WITH_PLANES = ("frame", "result", "references")
 
 
 def encode(message: Message) -> list[Buffer]:
@@ -61,7 +67,7 @@ def parse(parts: Sequence[Buffer], limits: Limits, memo: PlaneMemo | None = None
     limits.check_lengths([len(part) for part in parts])
     header = parse_header(parts[0])
     kind = header.choice("t", _TYPES)
-    if len(parts) > 1 and kind not in ("frame", "result"):
+    if len(parts) > 1 and kind not in _WITH_PLANES:
         raise ProtocolError("bad_header", f"a {kind} message has no planes")
     try:
         return _READERS[kind](header, tuple(parts[1:]), limits, memo or PlaneMemo())
@@ -83,6 +89,7 @@ def _hello_header(m: Hello) -> dict[str, Any]:
     return _present(
         t="hello", v=m.versions, client=m.client, stream=m.stream, mode=m.mode,
         max_age_ms=m.max_age_ms, temporal=m.temporal, want=want or None, token=m.token or None,
+        references=m.references or None,
     )  # fmt: skip
 
 
@@ -99,17 +106,17 @@ def _read_hello(h: Fields, *_: Any) -> Hello:
         versions=h.integers("v", 0, _U53), client=h.text("client", ""),
         stream=h.text("stream", ""), mode=h.choice("mode", MODES, "latest"),
         max_age_ms=_age(h), temporal=h.flag("temporal", True), want=want,
-        token=h.text("token", ""),
+        token=h.text("token", ""), references=h.text("references", ""),
     )  # fmt: skip
 
 
 def _welcome_header(m: Welcome) -> dict[str, Any]:
-    return {
-        "t": "welcome", "v": m.version, "session": m.session, "credit": m.credit,
-        "max_part_bytes": m.max_part_bytes, "max_wh": m.max_wh, "in_fmts": m.in_fmts,
-        "planes": m.planes, "uses": m.uses, "stateful": m.stateful, "model": m.model,
-        "hb_ms": m.hb_ms,
-    }  # fmt: skip
+    return _present(
+        t="welcome", v=m.version, session=m.session, credit=m.credit,
+        max_part_bytes=m.max_part_bytes, max_wh=m.max_wh, in_fmts=m.in_fmts, planes=m.planes,
+        uses=m.uses, stateful=m.stateful, model=m.model, hb_ms=m.hb_ms,
+        references=m.references or None, max_references=m.max_references or None,
+    )  # fmt: skip
 
 
 def _read_welcome(h: Fields, *_: Any) -> Welcome:
@@ -122,7 +129,8 @@ def _read_welcome(h: Fields, *_: Any) -> Welcome:
         max_part_bytes=h.integer("max_part_bytes", 1, _I64),
         max_wh=(sides[0], sides[1]), in_fmts=h.texts("in_fmts"), planes=h.texts("planes"),
         uses=h.texts("uses"), stateful=h.flag("stateful", False), model=h.text("model", ""),
-        hb_ms=h.number("hb_ms", 1, _DAY_MS, 2000),
+        hb_ms=h.number("hb_ms", 1, _DAY_MS, 2000), references=h.text("references", ""),
+        max_references=h.integer("max_references", 0, _MOST_REFERENCES, 0),
     )  # fmt: skip
 
 
@@ -229,6 +237,51 @@ def _read_error(h: Fields, *_: Any) -> ErrorReply:
     )  # fmt: skip
 
 
+def _references_header(m: UseReferences) -> dict[str, Any]:
+    pictures = [
+        _present(fmt=p.fmt, bytes=p.bytes, w=p.width or None, h=p.height or None)
+        for p in m.pictures
+    ]
+    return _present(
+        t="references", session=m.session, kind="pairs" if m.kind == "pairs" else None,
+        pictures=pictures if pictures or m.count is None else None, count=m.count,
+    )  # fmt: skip
+
+
+def _read_references(h: Fields, data: tuple[Buffer, ...], *_: Any) -> UseReferences:
+    kind = h.choice("kind", REFERENCE_KINDS, "pictures")
+    pictures = tuple(_read_picture(p) for p in h.objects("pictures", _MOST_REFERENCES))
+    if kind == "pairs" and len(pictures) % 2:
+        raise ProtocolError(
+            "bad_header", f"pairs are a render and its truth in turn, got {len(pictures)} pictures"
+        )
+    described, came = sum(p.bytes for p in pictures), sum(map(len, data))
+    if len(data) != bool(pictures) or described != came:
+        raise ProtocolError(
+            "size_mismatch",
+            f"pictures of {described} bytes are described, {came} follow in {len(data)} planes: "
+            f"put all into one",
+        )
+    count = h.integer("count", 0, _MOST_REFERENCES) if "count" in h else None
+    return UseReferences(
+        session=h.text("session", ""), kind=kind, pictures=pictures, data=data, count=count
+    )
+
+
+def _read_picture(h: Fields) -> ReferencePicture:
+    fmt, length = h.choice("fmt", tuple(PICTURE_FORMATS)), h.integer("bytes", 1, 1 << 31)
+    channels = PICTURE_FORMATS[fmt]
+    if not channels:
+        return ReferencePicture(fmt=fmt, bytes=length)
+    width, height = h.integer("w", 1, _ANY_SIDE), h.integer("h", 1, _ANY_SIDE)
+    if length != width * height * channels:
+        raise ProtocolError(
+            "size_mismatch",
+            f"{width}x{height} {fmt} takes {width * height * channels} bytes, got {length}",
+        )
+    return ReferencePicture(fmt=fmt, bytes=length, width=width, height=height)
+
+
 def _bye_header(m: Bye) -> dict[str, Any]:
     return _present(t="bye", session=m.session or None, why=m.why or None)
 
@@ -270,6 +323,7 @@ _HEADERS: dict[type, Callable[[Any], dict[str, Any]]] = {
     Ping: lambda m: {"t": "ping", "n": m.n},
     Pong: lambda m: {"t": "pong", "n": m.n},
     Stats: lambda m: _present(t="stats", values=m.values),
+    UseReferences: _references_header,
     Bye: _bye_header,
 }
 _READERS: dict[str, Callable[[Fields, tuple[Buffer, ...], Limits, PlaneMemo], Message]] = {
@@ -282,6 +336,7 @@ _READERS: dict[str, Callable[[Fields, tuple[Buffer, ...], Limits, PlaneMemo], Me
     "ping": lambda h, *_: Ping(n=h.integer("n", 0, _U53, 0)),
     "pong": lambda h, *_: Pong(n=h.integer("n", 0, _U53, 0)),
     "stats": lambda h, *_: Stats(values=h.plain("values") if "values" in h else None),
+    "references": _read_references,
     "bye": lambda h, *_: Bye(session=h.text("session", ""), why=h.text("why", "")),
 }
 _TYPES = tuple(_READERS)

@@ -6,6 +6,8 @@ For web pages too: splatmend serve --ws 127.0.0.1:7880 --origin http://localhost
 
 A worker on each of two GPUs: splatmend serve --model mine.safetensors --device cuda:0 cuda:1
 
+With pictures of the persons, a folder for each: splatmend serve --references people/
+
 For other machines, encrypted: splatmend keys keys/ --client laptop, then
 splatmend serve --keys keys/ --url tcp://0.0.0.0:7878
 
@@ -30,10 +32,12 @@ from splatmend.core.errors import InputError
 from splatmend.core.registry import load_restorer
 from splatmend.core.restore import RestoreOptions
 from splatmend.plugin.gateway import GatewayOptions
+from splatmend.plugin.reference_sets import ReferenceSets, read_sets
 from splatmend.plugin.server import Server, ServerOptions
 from splatmend.plugin.sessions import Policy
 from splatmend.plugin.sockets import DEFAULT_URL, host_port
 from splatmend.plugin.stats import MetricsEndpoint
+from splatmend.plugin.uploads import UploadLimits
 from splatmend.plugin.watch import Watch
 from splatmend.plugin.workers import Engine, engine_of
 from splatmend.temporal import Stream, warm_up
@@ -64,6 +68,14 @@ class ServeConfig:
     temporal: bool = True
     """Steady each stream over time, for clients that do not decline."""
 
+    references: Path | None = None
+    """Pictures of the person, or renders/ and photos/ of key pairs: one set, for all clients. Or a
+    folder for each of several sets, which clients name."""
+    reference_default: str | None = None
+    """Name of the set for clients that name none."""
+    max_references: int = 16
+    """Pictures that a client may send as references of its own; 0: none."""
+
     url: tuple[str, ...] = (DEFAULT_URL,)
     """ZeroMQ: tcp://host:port or ipc://path."""
     keys: Path | None = None
@@ -88,6 +100,8 @@ class ServeConfig:
             raise InputError("max-sessions and batch must be 1 or more")
         if not self.device:
             raise InputError("name at least one device, such as auto")
+        if self.reference_default is not None and self.references is None:
+            raise InputError("--reference-default names one of the sets of --references: give both")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,7 +130,8 @@ def serve(config: ServeConfig, stop: threading.Event, *, say: Callable[[str], No
     Raises:
         SplatmendError: a model, a device, a key or an address cannot be used.
     """
-    server = Server(engines_of(config), _options(config))
+    options = _options(config)
+    server = Server(engines_of(config), options)
     with ExitStack() as stack:
         stack.enter_context(server)
         addresses = list(server.urls)
@@ -127,6 +142,8 @@ def serve(config: ServeConfig, stop: threading.Event, *, say: Callable[[str], No
             endpoint = stack.enter_context(MetricsEndpoint(host, port, server.figures))
             addresses.append(f"http://{endpoint.address}/metrics")
         say(f"serving {config.model} on {', '.join(addresses)}")
+        if options.references:
+            say(f"references: {options.references}")
         if config.watch:
             stack.enter_context(Watch(server.figures))
         stop.wait()
@@ -166,6 +183,10 @@ def _options(config: ServeConfig) -> ServerOptions:
             tcp=config.tcp, ws=config.ws, tokens=tokens, origins=config.origin
         ),
         policy=Policy(max_sessions=config.max_sessions),
+        references=ReferenceSets() if config.references is None else read_sets(
+            config.references, default=config.reference_default
+        ),
+        uploads=UploadLimits(pictures=config.max_references),
     )  # fmt: skip
 
 

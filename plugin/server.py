@@ -1,13 +1,14 @@
 """The frame server: renderers send frames, restored frames come back.
 
 Threads. One owns all ZeroMQ sockets (`zmq_carrier`), one the gateway's connections
-(`gateway`, by option), and each device has a worker (`workers`). They meet in one monitor
-(`scheduler`), whose lock is never held while pixels are touched or sockets are used.
+(`gateway`, by option), each device has a worker (`workers`), and one prepares what clients send
+as references (`uploads`). They meet in one monitor (`scheduler`), whose lock is never held while
+pixels are touched or sockets are used.
 
 Memory. A session has at most `credit` frames here, at the worker or waiting; whatever comes
 beyond is answered and forgotten, so memory is bounded by the number of sessions, which is
-bounded too. Sizes are checked before memory is taken. A client that does not read its
-answers is given up.
+bounded too. Sizes are checked before memory is taken. What clients send as references is bounded
+for each and for all together. A client that does not read its answers is given up.
 
 Newest wins. In the modes latest and sync a session has one waiting frame: a newer one takes
 its place. Frames older than their `max_age_ms` are dropped, and dropping is said. Sessions
@@ -24,7 +25,7 @@ is told bye; then ports are closed and threads joined.
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -33,10 +34,12 @@ from splatmend.plugin.dispatcher import Dispatcher
 from splatmend.plugin.framing import Limits
 from splatmend.plugin.gateway import Gateway, GatewayOptions
 from splatmend.plugin.keys import ServerKeys
+from splatmend.plugin.reference_sets import ReferenceSets
 from splatmend.plugin.scheduler import Scheduler
 from splatmend.plugin.sessions import Policy
 from splatmend.plugin.sockets import DEFAULT_URL
 from splatmend.plugin.stats import Figures, resident_bytes
+from splatmend.plugin.uploads import UploadLimits, Uploads
 from splatmend.plugin.workers import Engine, Worker
 from splatmend.plugin.zmq_carrier import ZmqCarrier
 
@@ -57,6 +60,10 @@ class ServerOptions:
     """TCP and WebSocket, off unless they have a port."""
     limits: Limits = field(default_factory=Limits)
     policy: Policy = field(default_factory=Policy)
+    references: ReferenceSets = field(default_factory=ReferenceSets)
+    """Sets that clients may name."""
+    uploads: UploadLimits = field(default_factory=UploadLimits)
+    """References that clients may send."""
 
     def __post_init__(self) -> None:
         if not self.urls:
@@ -69,7 +76,8 @@ class Server:
     Binding happens here, work begins with `start`, or with `with`.
 
     Raises:
-        InputError: no engine, or an address that cannot be bound.
+        InputError: no engine, an address that cannot be bound, or references for engines that
+            take none.
     """
 
     def __init__(self, engines: Sequence[Engine], options: ServerOptions | None = None) -> None:
@@ -78,6 +86,12 @@ class Server:
         self._options = options or ServerOptions()
         self._model = engines[0].name
         self._began = time.monotonic()
+        upload_limits = self._options.uploads
+        if not all(engine.guided for engine in engines):
+            if self._options.references:
+                raise InputError(f"{self._model} takes no references: serve it without any")
+            upload_limits = replace(upload_limits, pictures=0)
+        self._uploads = Uploads(upload_limits)
         policy, limits = self._options.policy, self._options.limits
         self._scheduler = Scheduler([Worker.lane(engine) for engine in engines], policy)
         self._workers = [Worker(e, self._scheduler, i) for i, e in enumerate(engines)]
@@ -85,6 +99,8 @@ class Server:
             self._scheduler,
             engines[0],
             limits,
+            sets=self._options.references,
+            uploads=self._uploads,
             tokens=self._options.gateway.tokens,
             figures=self.figures,
         )
@@ -126,6 +142,7 @@ class Server:
             return
         self._stopped = True
         self._scheduler.drain(grace_s)
+        self._uploads.stop()
         self._zmq.stop()
         if self._gateway is not None:
             self._gateway.stop()

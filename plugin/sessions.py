@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from splatmend.core.frame import Frame
+from splatmend.core.references import Guide
 from splatmend.plugin.framing import Buffer
 from splatmend.plugin.messages import FrameRequest, Hello
 from splatmend.plugin.stats import Meter
@@ -84,6 +85,8 @@ class Job:
     restored: float = 0.0
     starts_anew: bool = False
     """Whether what came before has nothing to do with it."""
+    guide: Guide | None = None
+    """What its session's references were when it was prepared."""
     answered: bool = False
 
     @property
@@ -125,8 +128,14 @@ class Session:
     gone: bool = False
     """Nobody waits for answers any more."""
 
+    guide: Guide | None = None
+    """The references that guide its frames from now on; not shared with any other session."""
+    preparing: bool = False
+    """Whether references of its own are being prepared."""
+
     stream: StreamLike | None = None
-    """The worker's alone."""
+    """The worker's alone, as is `stream_guide`, with which it was made."""
+    stream_guide: Guide | None = None
     last_id_prepared: int = -(1 << 60)
     """The worker's alone, as is `last_kind`: of the frame before."""
     last_kind: tuple[object, ...] = ()

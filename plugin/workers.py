@@ -3,13 +3,15 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 
 from splatmend.core.frame import Frame
+from splatmend.core.references import Guide
 from splatmend.core.restore import RestoreOptions, restore_frames
 from splatmend.core.restorer import Restorer
 from splatmend.plugin.framing import ProtocolError
@@ -40,6 +42,8 @@ class Engine:
     """The restorer of the streams, where they may share a batch."""
     uses: tuple[str, ...] = ("color", "alpha", "mask")
     """Planes that change the result."""
+    guided: Callable[[Guide], "Engine"] | None = None
+    """The same with frames guided by references; None where there is no such thing."""
 
 
 def engine_of(
@@ -47,7 +51,7 @@ def engine_of(
     options: RestoreOptions | None = None,
     *,
     max_batch: int | None = None,
-    stream: Callable[[Restorer, RestoreOptions], StreamLike] | None = None,
+    stream: Callable[..., StreamLike] | None = None,
 ) -> Engine:
     """The engine of a restorer.
 
@@ -55,24 +59,31 @@ def engine_of(
         restorer: any.
         options: strength and colour lock.
         max_batch: frames at once; one on a CPU, where more gain nothing, else four.
-        stream: makes the memory of one session, such as `splatmend.temporal`'s Stream.
+        stream: makes the memory of one session from a restorer and options, and for guided frames
+            `references`; such as `splatmend.temporal`'s Stream.
     """
     options = options or RestoreOptions()
     max_batch = max_batch or (1 if restorer.device.type == "cpu" else 4)
-    engine = Engine(
-        name=restorer.name,
-        restore=lambda frames: restore_frames(restorer, frames, options),
-        max_batch=max_batch,
-    )
-    if stream is None:
-        return engine
-    shared = SharedPass(restorer) if max_batch > 1 else None
-    return replace(
-        engine,
-        new_stream=partial(stream, shared or restorer, options),
-        shared=shared,
-        uses=(*engine.uses, "depth", "motion"),
-    )
+    shared = SharedPass(restorer) if stream is not None and max_batch > 1 else None
+
+    def engine(guide: Guide | None) -> Engine:
+        plain = Engine(
+            name=restorer.name,
+            restore=lambda frames: restore_frames(restorer, frames, options, references=guide),
+            max_batch=max_batch,
+            guided=engine,
+        )
+        if stream is None:
+            return plain
+        more = {} if guide is None else {"references": guide}
+        return replace(
+            plain,
+            new_stream=partial(stream, shared or restorer, options, **more),
+            shared=shared,
+            uses=(*plain.uses, "depth", "motion"),
+        )
+
+    return engine(None)
 
 
 class Worker:
@@ -117,8 +128,9 @@ class Worker:
                     tasks = [partial(self._restore, [pair]) for pair in prepared]
                     assert self._engine.shared is not None
                     self._engine.shared.together(tasks, pool)
-                elif prepared:
-                    self._restore(prepared)
+                else:
+                    for _, alike in groupby(prepared, key=lambda pair: id(pair[0].guide)):
+                        self._restore(list(alike))
 
     def _prepare(self, job: Job) -> tuple[Job, Frame] | None:
         try:
@@ -126,6 +138,7 @@ class Worker:
         except Exception as error:
             self._fail(job, error)
             return None
+        job.guide = job.session.guide
         job.prepared = time.monotonic()
         return job, frame
 
@@ -148,7 +161,7 @@ class Worker:
             if session.stateful:
                 restored = self._along_stream(session, prepared)
             else:
-                restored = self._engine.restore(frames)
+                restored = self._engine_for(prepared[0][0].guide).restore(frames)
             _check(frames, restored)
         except Exception as error:
             if session.stream is not None:
@@ -164,10 +177,18 @@ class Worker:
             job.restored = now
             self._answer(job, frame, result)
 
-    def _along_stream(self, session: Session, prepared: Iterable[tuple[Job, Frame]]) -> list[Frame]:
-        if session.stream is None:
-            assert self._engine.new_stream is not None
-            session.stream = self._engine.new_stream()
+    def _engine_for(self, guide: Guide | None) -> Engine:
+        if guide is None:
+            return self._engine
+        assert self._engine.guided is not None
+        return self._engine.guided(guide)
+
+    def _along_stream(self, session: Session, prepared: Sequence[tuple[Job, Frame]]) -> list[Frame]:
+        guide = prepared[0][0].guide
+        if session.stream is None or session.stream_guide is not guide:
+            new_stream = self._engine_for(guide).new_stream
+            assert new_stream is not None
+            session.stream, session.stream_guide = new_stream(), guide
         restored: list[Frame] = []
         batch: list[Frame] = []
         for job, frame in prepared:

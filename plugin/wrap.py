@@ -3,10 +3,12 @@
 render = splatmend.plugin.wrap(render)                       # image, or (image, ...)
 render = splatmend.plugin.wrap(render, alpha=1)              # gsplat: (colors, alphas, meta)
 render = splatmend.plugin.wrap(render, image="render")       # Inria: {"render": ..., ...}
+render = splatmend.plugin.wrap(render, references=["photo.jpg"])   # pictures of the person
 """
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Generic, Literal, ParamSpec
 
 import numpy as np
@@ -18,6 +20,7 @@ from splatmend.core.errors import InputError
 from splatmend.core.frame import AlphaKind, Frame
 from splatmend.core.pixels import from_tensor, to_tensor
 from splatmend.plugin.client import Client, ClientOptions
+from splatmend.plugin.client_references import GivenReferences
 from splatmend.plugin.sockets import DEFAULT_URL
 
 __all__ = ["FAULTS", "Wrapped", "replace_in", "wrap"]
@@ -51,6 +54,7 @@ def wrap(
     fourth: Literal["alpha", "depth"] = "alpha",
     layout: Literal["auto", "hwc", "chw"] = "auto",
     dtype: Literal["uint8", "float32"] = "uint8",
+    references: GivenReferences | None = None,
 ) -> "Wrapped[_P]":
     """Restore the image that a render function returns; all else is returned as it is.
 
@@ -71,13 +75,34 @@ def wrap(
         fourth: what a fourth channel of the image is; gsplat's "RGB+ED" has depth.
         layout: of the image; "auto" takes a last axis of 3 or 4 for the channels.
         dtype: how it travels; float32 keeps more than a display shows, at four times the bytes.
+        references: pictures of the person, for the client that is made: the name of one of the
+            server's sets, or paths or `References` to send.
+
+    Raises:
+        InputError: an address or references that cannot be used, or references for a client that
+            is shared.
     """
     return Wrapped(
         render,
-        client or Client(url, options),
+        _client(client, url, options, references),
         owns_client=client is None,
         reader=_Reader(image, alpha, alpha_kind, depth, fourth, layout, np.dtype(dtype)),
     )
+
+
+def _client(
+    shared: Client | None,
+    url: str,
+    options: ClientOptions | None,
+    references: GivenReferences | None,
+) -> Client:
+    if references is None:
+        return shared or Client(url, options)
+    if shared is not None:
+        raise InputError(
+            "a client that is shared has its references in its options: give them there"
+        )
+    return Client(url, replace(options or ClientOptions(), references=references))
 
 
 class Wrapped(Generic[_P]):

@@ -57,9 +57,11 @@ def test_demo(tmp_path: Path, side: int) -> None:
     assert figures["mended"]["sharpness"] > figures["splatted"]["sharpness"]
     if side == 512:  # what the network is for; small pictures lose some PSNR
         assert figures["mended"]["psnr"] > figures["splatted"]["psnr"]
-    assert cv2.imread(str(tmp_path / "compare.png")).shape == (side + side * 3 // 4, 3 * side, 3)
+    assert figures["guided"]["psnr"] > figures["mended"]["psnr"] + 1
+    assert figures["guided"]["ssim"] > figures["mended"]["ssim"]
+    assert cv2.imread(str(tmp_path / "compare.png")).shape == (side + side * 3 // 4, 4 * side, 3)
     assert {p.name for p in tmp_path.iterdir()} == {
-        "splatted.mp4", "mended.mp4", "compare.png", "figures.json"
+        "splatted.mp4", "mended.mp4", "guided.mp4", "reference.png", "compare.png", "figures.json"
     }  # fmt: skip
 
 

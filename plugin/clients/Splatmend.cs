@@ -60,6 +60,12 @@ namespace Splatmend
         /// <summary>If the server asks for one.</summary>
         public string Token = "";
 
+        /// <summary>Pictures of the person: the name of one of the server's sets.</summary>
+        public string References = "";
+
+        /// <summary>Or PNG and JPEG files as bytes, which are sent to the server.</summary>
+        public IList<byte[]> ReferencePictures = new byte[0][];
+
         /// <summary>Format and origin of the pictures; null: as the frames have them.</summary>
         public string WantFormat;
 
@@ -253,6 +259,7 @@ namespace Splatmend
         readonly Hello _hello;
         readonly Breaker _breaker;
         readonly Thread _thread;
+        readonly Upload _upload;
         readonly Writer _writer = new Writer();
         readonly List<Flight> _flights = new List<Flight>();
         readonly Stack<Draft> _drafts = new Stack<Draft>();
@@ -279,6 +286,8 @@ namespace Splatmend
         long _pings;
         long? _pongDue;
         bool _statsDue;
+        bool _uploadDue;
+        int _referencesInUse;
         string _stats;
         string _lastError = "";
         volatile bool _closing;
@@ -303,7 +312,10 @@ namespace Splatmend
                 MaxAgeMs = options.Mode == "sync" ? options.DeadlineMs : options.MaxAgeMs,
                 Temporal = options.Temporal, Token = options.Token,
                 WantFormat = options.WantFormat, WantOrigin = options.WantOrigin,
+                References = options.References ?? "",
             };
+            if (options.ReferencePictures.Count > 0)
+                _upload = Upload.Of(options.ReferencePictures);
             _writer.Write(_hello);
             try
             {
@@ -333,6 +345,12 @@ namespace Splatmend
         public string LastError
         {
             get { lock (_gate) return _lastError; }
+        }
+
+        /// <summary>How many of ReferencePictures the server uses.</summary>
+        public int ReferencesInUse
+        {
+            get { lock (_gate) return _referencesInUse; }
         }
 
         /// <summary>A copy: frames sent, restored, and not restored by reason.</summary>
@@ -674,6 +692,7 @@ namespace Splatmend
         bool SendNext(Socket socket)
         {
             Draft draft = null;
+            Plane upload = null;
             lock (_gate)
             {
                 double now = Now;
@@ -695,6 +714,13 @@ namespace Splatmend
                     _writer.WriteStats();
                     _statsDue = false;
                 }
+                else if (_uploadDue && _welcome != null)
+                {
+                    _upload.Session = _welcome.Session;
+                    _writer.Write(_upload);
+                    upload = _upload.Planes[0];
+                    _uploadDue = false;
+                }
                 else if ((draft = TakeNext(now)) != null)
                 {
                     _writer.Write(draft.Frame);
@@ -710,6 +736,7 @@ namespace Splatmend
                 }
             }
             bool sent = Send(socket);
+            if (upload != null && sent) sent = SendBytes(socket, upload.Data, upload.Length);
             for (int i = 0; draft != null && sent && i < draft.Frame.Planes.Count; i++)
                 sent = SendBytes(socket, draft.Frame.Planes[i].Data, draft.Frame.Planes[i].Length);
             if (draft != null)
@@ -813,6 +840,8 @@ namespace Splatmend
         {
             _welcome = null;
             _lastSentId = -1;
+            _uploadDue = false;
+            _referencesInUse = 0;
             foreach (Flight flight in _flights)
                 if (!flight.Missed) Answer(flight.Waiter, "down");
             _flights.Clear();
@@ -878,7 +907,11 @@ namespace Splatmend
                     _welcome = message.Welcome;
                     _credit = message.Credit;
                     _breaker.Answered();
+                    OfferReferences();
                     Monitor.PulseAll(_gate);
+                    break;
+                case "references":
+                    if (ours) _referencesInUse = message.Upload.Count ?? 0;
                     break;
                 case "ping":
                     _pongDue = message.Number;
@@ -901,6 +934,19 @@ namespace Splatmend
             }
         }
 
+        void OfferReferences()
+        {
+            _uploadDue = _upload != null && _upload.Pictures.Count <= _welcome.MaxReferences
+                && _upload.Planes[0].Length <= _welcome.MaxPartBytes;
+            if (_upload != null && !_uploadDue)
+                _lastError = "the server takes at most " + _welcome.MaxReferences + " reference "
+                    + "pictures and " + _welcome.MaxPartBytes + " bytes, got "
+                    + _upload.Pictures.Count + " and " + _upload.Planes[0].Length;
+            else if (_upload == null && _hello.References.Length > 0
+                && _welcome.References != _hello.References)
+                _lastError = "the server is too old to have sets of references";
+        }
+
         void Settle(Message message)
         {
             Flight flight = message.HasId ? Land(message.Id) : null;
@@ -909,10 +955,11 @@ namespace Splatmend
             if (error)
             {
                 _lastError = message.Code + ": " + message.Text;
-                if (message.Fatal || message.Code == "no_session")
+                if (message.Fatal || message.Code == "no_session" || _welcome == null)
                 {
                     _broken = true;
-                    bool refused = message.Code == "auth" || message.Code == "version";
+                    bool refused = message.Code == "auth" || message.Code == "version"
+                        || message.Code == "unsupported";
                     double pause = refused ? RefusedSeconds : message.RetryMs / 1e3;
                     _nextHello = Math.Max(_nextHello, Now + pause);
                 }
@@ -1125,6 +1172,51 @@ namespace Splatmend
         public string WantLayout;
         public string WantOrigin;
         public string Token = "";
+        public string References = "";
+    }
+
+    /// <summary>Reference pictures on their way to a server, or its answer.</summary>
+    internal sealed class Upload
+    {
+        public string Session = "";
+        public string Kind = "pictures";
+        public readonly List<ReferencePicture> Pictures = new List<ReferencePicture>();
+
+        /// <summary>One with the bytes of all pictures, or none.</summary>
+        public readonly List<Plane> Planes = new List<Plane>();
+
+        public int? Count;
+
+        /// <exception cref="ArgumentException">Something is no PNG and no JPEG.</exception>
+        public static Upload Of(IList<byte[]> files)
+        {
+            var upload = new Upload();
+            var whole = new MemoryStream();
+            foreach (byte[] file in files)
+            {
+                bool png = file.Length > 8 && file[0] == 0x89 && file[1] == 'P';
+                if (!png && !(file.Length > 8 && file[0] == 0xff && file[1] == 0xd8))
+                    throw new ArgumentException("ReferencePictures are PNG or JPEG files");
+                upload.Pictures.Add(new ReferencePicture
+                {
+                    Format = png ? "png" : "jpeg", Bytes = file.Length,
+                });
+                whole.Write(file, 0, file.Length);
+            }
+            upload.Planes.Add(new Plane { Data = whole.ToArray(), Length = (int)whole.Length });
+            return upload;
+        }
+    }
+
+    internal struct ReferencePicture
+    {
+        public string Format;
+        public long Bytes;
+
+        /// <summary>Of rgb8 and rgba8 alone.</summary>
+        public long Width;
+
+        public long Height;
     }
 
     internal sealed class Welcome
@@ -1140,6 +1232,8 @@ namespace Splatmend
         public bool Stateful;
         public string Model;
         public double HeartbeatMs;
+        public string References;
+        public int MaxReferences;
     }
 
     /// <summary>Any message; which fields mean something depends on Type. One object is read
@@ -1167,6 +1261,7 @@ namespace Splatmend
 
         public Hello Hello;
         public Welcome Welcome;
+        public Upload Upload;
 
         /// <summary>Of a frame, or of a result: its size and planes.</summary>
         public readonly Frame Frame = new Frame();
@@ -1184,13 +1279,14 @@ namespace Splatmend
         public const long MostPartBytes = 1L << 30;
         public const int MostSide = 1 << 16;
         public const int LongestText = 256;
+        public const int MostReferences = 64;
         public const double DayMs = 86400000;
 
         public static readonly char[] Digits = "0123456789".ToCharArray();
         public static readonly Predicate<Plane> IsColor = plane => plane.Name == "color";
 
         public static readonly string[] Types = { "result", "pong", "drop", "error", "welcome",
-            "ping", "stats", "bye", "hello", "frame" };
+            "ping", "stats", "bye", "references", "hello", "frame" };
         public static readonly string[] Modes = { "latest", "sync", "ordered" };
         public static readonly string[] Reasons = { "superseded", "stale", "busy", "shutdown" };
         public static readonly string[] Codes = { "version", "auth", "no_session", "busy",
@@ -1201,6 +1297,8 @@ namespace Splatmend
         public static readonly string[][] Formats = { ColorFormats,
             new[] { "r8", "r16", "r16f", "r32f" }, new[] { "r16f", "r32f" },
             new[] { "rg16f", "rg32f" }, new[] { "r8" } };
+        public static readonly string[] PictureFormats = { "png", "jpeg", "rgb8", "rgba8" };
+        public static readonly string[] ReferenceKinds = { "pictures", "pairs" };
         public static readonly string[] Layouts = { "hwc", "chw" };
         public static readonly string[] Origins = { "tl", "bl" };
         public static readonly string[] ColorSpaces = { "srgb", "linear" };
@@ -1382,7 +1480,7 @@ namespace Splatmend
         {
             _json.Parse(_header, _lengths[0]);
             m.Type = _json.Choice(0, "t", Wire.Types);
-            if (planes > 0 && m.Type != "frame" && m.Type != "result")
+            if (planes > 0 && m.Type != "frame" && m.Type != "result" && m.Type != "references")
                 throw Wire.Bad("a " + m.Type + " message has no planes");
             switch (m.Type)
             {
@@ -1406,6 +1504,9 @@ namespace Splatmend
                     break;
                 case "error":
                     ReadError(m);
+                    break;
+                case "references":
+                    ReadReferences(m, planes);
                     break;
                 case "stats":
                     m.Values = _json.Source(0, "values");
@@ -1442,6 +1543,7 @@ namespace Splatmend
                 Client = _json.Text(0, "client", ""), Stream = _json.Text(0, "stream", ""),
                 Mode = _json.Choice(0, "mode", Wire.Modes, "latest"), MaxAgeMs = ReadAge(),
                 Temporal = _json.Flag(0, "temporal", true), Token = _json.Text(0, "token", ""),
+                References = _json.Text(0, "references", ""),
             };
             if (!_json.Has(0, "want")) return;
             int want = _json.Object(0, "want");
@@ -1468,6 +1570,8 @@ namespace Splatmend
                 Uses = _json.Texts(0, "uses"), Stateful = _json.Flag(0, "stateful", false),
                 Model = _json.Text(0, "model", ""),
                 HeartbeatMs = _json.Number(0, "hb_ms", 1, Wire.DayMs, 2000),
+                References = _json.Text(0, "references", ""),
+                MaxReferences = (int)_json.Integer(0, "max_references", 0, Wire.MostReferences, 0),
             };
         }
 
@@ -1481,6 +1585,48 @@ namespace Splatmend
             m.Fatal = _json.Flag(0, "fatal", false);
             m.RetryMs = _json.Number(0, "retry_ms", 0, Wire.DayMs, 0);
             m.Credit = _json.Has(0, "credit") ? ReadCredit() : 0;
+        }
+
+        void ReadReferences(Message m, int planes)
+        {
+            var upload = m.Upload = new Upload();
+            upload.Kind = _json.Choice(0, "kind", Wire.ReferenceKinds, "pictures");
+            int list = _json.Objects(0, "pictures", Wire.MostReferences);
+            long described = 0, came = 0;
+            if (list >= 0)
+                for (int i = list + 1; i < _json.After(list); i = _json.After(i))
+                {
+                    upload.Pictures.Add(ReadPicture(i));
+                    described += upload.Pictures[upload.Pictures.Count - 1].Bytes;
+                }
+            if (upload.Kind == "pairs" && upload.Pictures.Count % 2 > 0)
+                throw Wire.Bad("pairs are a render and its truth in turn");
+            for (int i = 1; i <= planes; i++) came += _lengths[i];
+            if (planes != Math.Min(upload.Pictures.Count, 1) || came != described)
+                throw new ProtocolException("size_mismatch", "pictures of " + described
+                    + " bytes are described, " + came + " follow in " + planes + " planes");
+            if (_json.Has(0, "count"))
+                upload.Count = (int)_json.Integer(0, "count", 0, Wire.MostReferences);
+            upload.Session = m.Session = _json.Text(0, "session", "", m.Session);
+            m.Frame.Planes.Clear();
+            if (planes > 0) m.Frame.Planes.Add(m.Pool[0]);
+        }
+
+        ReferencePicture ReadPicture(int o)
+        {
+            var picture = new ReferencePicture
+            {
+                Format = _json.Choice(o, "fmt", Wire.PictureFormats),
+                Bytes = _json.Integer(o, "bytes", 1, 1L << 31),
+            };
+            if (picture.Format == "png" || picture.Format == "jpeg") return picture;
+            picture.Width = _json.Integer(o, "w", 1, 1 << 20);
+            picture.Height = _json.Integer(o, "h", 1, 1 << 20);
+            long size = picture.Width * picture.Height * (picture.Format == "rgb8" ? 3 : 4);
+            if (size != picture.Bytes)
+                throw new ProtocolException("size_mismatch", picture.Width + "x" + picture.Height
+                    + " " + picture.Format + " takes " + size + " bytes, got " + picture.Bytes);
+            return picture;
         }
 
         void ReadFrame(Message m, int planes)
@@ -1610,7 +1756,33 @@ namespace Splatmend
                 Add('}');
             }
             if (!string.IsNullOrEmpty(hello.Token)) Pair("token", hello.Token);
+            if (!string.IsNullOrEmpty(hello.References)) Pair("references", hello.References);
             End(null);
+        }
+
+        public void Write(Upload upload)
+        {
+            Begin("references");
+            Pair("session", upload.Session);
+            if (upload.Kind != "pictures") Pair("kind", upload.Kind);
+            if (upload.Count == null || upload.Pictures.Count > 0)
+            {
+                Key("pictures");
+                Add('[');
+                foreach (ReferencePicture picture in upload.Pictures)
+                {
+                    Separate();
+                    Add('{');
+                    Pair("fmt", picture.Format);
+                    Pair("bytes", picture.Bytes);
+                    if (picture.Width > 0) Pair("w", picture.Width);
+                    if (picture.Height > 0) Pair("h", picture.Height);
+                    Add('}');
+                }
+                Add(']');
+            }
+            if (upload.Count != null) Pair("count", upload.Count.Value);
+            End(upload.Planes);
         }
 
         public void Write(Frame frame)

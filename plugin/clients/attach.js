@@ -14,12 +14,15 @@
  *   data-max-age-ms   the oldest picture that may be shown while the page goes on drawing (500)
  *   data-token        if the server asks for one
  *   data-canvas       CSS selector; the largest canvas that draws
+ *   data-references   pictures of the person: addresses of the page's own origin that have a /,
+ *                     such as /photo.jpg, or the name of one of the server's sets
  *   data-read         "plain", or "fence": read without waiting for the GPU, some ms later
  * Alt+Shift+S switches it off and on; `window.splatmend` says how it is going.
  */
 "use strict";
 
 const { Overlay } = require("./overlay.js");
+const { fetchPictures } = require("./references.js");
 const { Client } = require("./splatmend.js");
 
 const TICK_MS = 100;
@@ -57,6 +60,7 @@ function readOptions() {
     token: undefined,
     canvas: undefined,
     read: "plain",
+    references: undefined,
     ...script?.dataset,
     ...globalThis.splatmendOptions,
     maxAgeMs: Number(globalThis.splatmendOptions?.maxAgeMs ?? script?.dataset.maxAgeMs ?? 500),
@@ -256,11 +260,17 @@ class Splatmend {
 
   constructor(options) {
     this.#options = options;
-    const { server, maxAgeMs, token } = options;
+    const { server, maxAgeMs, token, references } = options;
+    const addresses = references?.includes("/") ? references.trim().split(/\s+/) : [];
     const stream = (document.title || location.host).replace(/[^\x20-\x7e]/g, "").slice(0, 64);
     this.#client = new Client(server, {
       maxAgeMs, token, stream, program: "attach.js", warn: say,
+      references: addresses.length ? undefined : references,
     });
+    if (addresses.length) {
+      fetchPictures(addresses).then(
+        (pictures) => this.#client.useReferences(pictures), (error) => say(error.message));
+    }
     this.#watch = new Watch((gl) => this.#drawn(gl));
     this.#timer = setInterval(guarded(() => this.#tick()), TICK_MS);
     globalThis.addEventListener("keydown", this.#key, true);
@@ -274,6 +284,11 @@ class Splatmend {
   /** Frames sent, restored, and left as they were by reason. */
   get counts() {
     return { ...this.#client.counts };
+  }
+
+  /** How many of the pictures of `data-references` the server uses. */
+  get references() {
+    return this.#client.referencesInUse;
   }
 
   get model() {

@@ -23,6 +23,8 @@ const FORMATS = {
 };
 const LAYOUTS = ["hwc", "chw"];
 const ORIGINS = ["tl", "bl"];
+const PICTURES = { png: 0, jpeg: 0, rgb8: 3, rgba8: 4 }; // bytes of a pixel; 0: a file
+const MOST_REFERENCES = 64; // that a message describes; a server may take fewer
 const MODES = ["latest", "sync", "ordered"];
 const DROPS = ["superseded", "stale", "busy", "shutdown"];
 const CODES = ["version", "bad_header", "unsupported", "size_mismatch", "too_large", "auth",
@@ -132,9 +134,9 @@ class Fields {
     return this.get(key, fallback, (v) => typeof v === "boolean", "true or false");
   }
 
-  list(key, valid, wanted) {
+  list(key, valid, wanted, fallback) {
     const all = (v) => Array.isArray(v) && v.length <= 64 && v.every(valid);
-    return this.get(key, undefined, all, `a list of ${wanted}`);
+    return this.get(key, fallback, all, `a list of ${wanted}`);
   }
 
   numbers(key, count) {
@@ -227,6 +229,28 @@ function checkResult(h, data, limits) {
   h.text("model", "");
 }
 
+function checkReferences(h, data) {
+  const kind = h.choice("kind", ["pictures", "pairs"], "pictures");
+  const pictures = h.list("pictures", isObject, "objects", []).map((each) => new Fields(each));
+  const described = pictures.reduce((sum, each) => sum + checkPicture(each), 0);
+  check(kind === "pictures" || pictures.length % 2 === 0, "bad_header",
+    "pairs are a render and its truth in turn");
+  const came = data.reduce((sum, part) => sum + part.length, 0);
+  check(data.length === (pictures.length ? 1 : 0) && described === came, "size_mismatch",
+    `pictures of ${described} bytes are described, ${came} follow in ${data.length} planes`);
+  h.text("session", "");
+  h.optional("count", () => h.whole("count", 0, MOST_REFERENCES));
+}
+
+function checkPicture(picture) {
+  const channels = PICTURES[picture.choice("fmt", Object.keys(PICTURES))];
+  const bytes = picture.whole("bytes", 1, 2 ** 31);
+  if (!channels) return bytes;
+  const [w, h] = [picture.whole("w", 1, ANY_SIDE), picture.whole("h", 1, ANY_SIDE)];
+  check(bytes === w * h * channels, "size_mismatch", `${w}x${h} pixels in ${bytes} bytes`);
+  return bytes;
+}
+
 function answersFrame(h) {
   h.text("session", "");
   h.whole("id", 0, U53);
@@ -236,7 +260,7 @@ function answersFrame(h) {
 const CHECKS = {
   hello(h) {
     h.list("v", isCount, "versions");
-    ["client", "stream", "token"].forEach((key) => h.text(key, ""));
+    ["client", "stream", "token", "references"].forEach((key) => h.text(key, ""));
     h.choice("mode", MODES, "latest");
     h.optional("max_age_ms", () => h.number("max_age_ms", 0, DAY_MS));
     h.flag("temporal", true);
@@ -254,6 +278,8 @@ const CHECKS = {
     h.flag("stateful", false);
     h.text("model", "");
     h.number("hb_ms", 1, DAY_MS, 2000);
+    h.text("references", "");
+    h.whole("max_references", 0, MOST_REFERENCES, 0);
   },
   frame: checkFrame,
   result: checkResult,
@@ -272,6 +298,7 @@ const CHECKS = {
   ping: (h) => h.whole("n", 0, U53, 0),
   pong: (h) => h.whole("n", 0, U53, 0),
   stats: (h) => h.optional("values", () => h.object("values")),
+  references: checkReferences,
   bye: (h) => ["session", "why"].forEach((key) => h.text(key, "")),
 };
 
@@ -287,7 +314,7 @@ function parse(message, limits = LIMITS) {
   check(isObject(header), "bad_header", "the header must be a JSON object");
   const fields = new Fields(header);
   const kind = fields.choice("t", Object.keys(CHECKS));
-  check(!planes.length || kind === "frame" || kind === "result", "bad_header",
+  check(!planes.length || ["frame", "result", "references"].includes(kind), "bad_header",
     `a ${kind} message has no planes`);
   CHECKS[kind](fields, planes, limits);
   return { header, planes };

@@ -10,39 +10,19 @@
  *     if (shown.restored) draw(shown.planes[0].data);   // else show your own: `why` says why
  *
  * A frame that is not answered in time is to be shown as it is; a server that keeps missing is
- * left alone for a while and asked again with single frames; one that comes back is found
- * again. Times are milliseconds of performance.now().
+ * left alone for a while, then tried with single frames. Times are those of performance.now().
  */
 "use strict";
 
 const { Breaker } = require("./breaker.js");
 const { connect } = require("./carriers.js");
-const { MODES, encode, parse } = require("./smp1.js");
+const { DEFAULTS, complete } = require("./options.js");
+const { nameOf, offer } = require("./references.js");
+const { encode, parse } = require("./smp1.js");
 
 const HELLO_MS = 1000; // at most one hello, and one connection, in so much time
 const [WELCOME_MS, LEAST_RECLAIM_MS, BYE_MS] = [5000, 500, 200];
 const REMEMBERED = 64;
-
-const DEFAULTS = Object.freeze({
-  /** latest and sync: newer frames replace one that waits; ordered: every frame counts. */
-  mode: "latest",
-  /** Until a frame is shown raw, in latest and sync; the server drops what waits longer. */
-  maxAgeMs: 500,
-  /** In ordered: how long a frame may take, or the server be away. */
-  patienceMs: 30_000,
-  /** Unanswered frames in a row after which the server is left alone. */
-  misses: 3,
-  temporal: true,
-  program: "splatmend-javascript",
-  stream: "",
-  token: undefined,
-  /** { fmt, layout, origin } that results should have; as the frames, if left out. */
-  want: undefined,
-  /** Called with each new `state`. */
-  onState: () => {},
-  /** Told once of each kind of trouble. */
-  warn: (text) => console.warn(`splatmend: ${text}`),
-});
 
 /** Sends the frames of one stream to one server. Throws on options that cannot be used. */
 class Client {
@@ -52,6 +32,8 @@ class Client {
   welcome = null;
   /** down (no server), up, bypass (it does not answer), probe (it may be tried). */
   state = "down";
+  /** Of the references that were sent, how many the server uses. */
+  referencesInUse = 0;
   /** Of the last restored frames, from when they were given until they were back. */
   agesMs = [];
 
@@ -70,14 +52,12 @@ class Client {
   #timers = {}; // one for each purpose
   #warned = new Set();
   #closed = null;
+  #unprepared = false; // references were sent and not answered yet
 
   constructor(url = "ws://127.0.0.1:7880", options = {}) {
     this.url = url;
-    this.options = { ...DEFAULTS, ...options };
-    const { mode, maxAgeMs, patienceMs, misses } = this.options;
-    if (!MODES.includes(mode)) throw new TypeError(`mode must be one of ${MODES}, got ${mode}`);
-    if (!(Math.min(maxAgeMs, patienceMs, misses) > 0)) throw new TypeError("limits must be > 0");
-    this.#breaker = new Breaker(misses);
+    this.options = complete(options);
+    this.#breaker = new Breaker(this.options.misses);
     this.#connect();
     this.#lose(); // as yet there is none
   }
@@ -134,6 +114,12 @@ class Client {
     });
   }
 
+  /** Pictures of the person from now on, as in the options; an empty list: none. */
+  useReferences(pictures) {
+    this.options.references = pictures;
+    if (this.welcome) this.#sendReferences();
+  }
+
   /** Say bye; frames that wait are shown raw. */
   close() {
     this.#closed ??= this.#leave();
@@ -153,7 +139,8 @@ class Client {
   // Frames
 
   #pump() {
-    while (this.welcome && this.#pending.length && this.#inflight.size < this.#credit) {
+    const holds = this.#ordered && this.#unprepared; // no frame goes without references
+    while (this.welcome && !holds && this.#pending.length && this.#inflight.size < this.#credit) {
       const may = this.#ordered || this.#breaker.maySend(performance.now());
       if (may) this.#sendFrame(this.#pending.shift());
       else this.#drain("bypass");
@@ -232,18 +219,20 @@ class Client {
   }
 
   #act({ header, planes }) {
-    const { t, session } = header;
+    const { t, session, count = 0 } = header;
     if (t === "welcome") {
       this.welcome = header;
       [this.#credit, this.#away] = [header.credit, false];
       this.#breaker.answered();
       ["welcome", "away"].forEach((purpose) => this.#timer(purpose, 0, null));
       this.#heartbeat();
+      this.#sendReferences();
     }
     if (t === "ping") this.#send({ t: "pong", n: header.n ?? 0 });
     const ours = session === this.welcome?.session;
     if (t === "error" && (ours || !session)) this.#trouble(header);
     else if (!ours) return;
+    else if (t === "references") [this.referencesInUse, this.#unprepared] = [count, false];
     else if (t === "result") this.#result(header, planes);
     else if (t === "drop") this.#drop(header);
     else if (t === "bye") this.#again(HELLO_MS);
@@ -284,6 +273,7 @@ class Client {
     const { code, msg, fatal, retry_ms: retry = 0 } = header;
     this.#warn(code, `the server answered ${code}: ${msg}`);
     const over = fatal || code === "no_session" || !this.welcome;
+    this.#unprepared &&= (header.id ?? null) !== null; // an error of no frame refuses them
     const request = this.#inflight.get(header.id);
     if (request && !(over && this.#ordered)) {
       this.#settle(header);
@@ -294,6 +284,16 @@ class Client {
   }
 
   // The session
+
+  #sendReferences() {
+    try {
+      const message = offer(this.options.references, this.welcome);
+      this.#unprepared = message !== null;
+      if (message) this.#send(...message);
+    } catch (error) {
+      this.#warn("references", error.message);
+    }
+  }
 
   #connect() {
     this.#lastHello = performance.now();
@@ -312,11 +312,11 @@ class Client {
   }
 
   #hello() {
-    const { mode, maxAgeMs, temporal, program, stream, token, want } = this.options;
+    const { mode, maxAgeMs, temporal, program, stream, token, want, references } = this.options;
     this.#lastHello = performance.now();
     this.#send({
       t: "hello", v: [1], client: program, stream, mode, temporal, want, token,
-      max_age_ms: this.#ordered ? undefined : maxAgeMs,
+      max_age_ms: this.#ordered ? undefined : maxAgeMs, references: nameOf(references),
     });
     this.#timer("welcome", WELCOME_MS, () => this.#connection?.close());
   }
@@ -334,7 +334,7 @@ class Client {
   /** What is in flight will not come back: it is shown raw or, in order, sent again. */
   #lose() {
     this.welcome = null;
-    this.#lastSentId = -1;
+    [this.#lastSentId, this.referencesInUse, this.#unprepared] = [-1, 0, false];
     ["ping", "welcome"].forEach((purpose) => this.#timer(purpose, 0, null));
     const lost = [...this.#inflight.values()].sort((a, b) => a.id - b.id);
     this.#inflight.clear();

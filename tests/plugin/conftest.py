@@ -3,12 +3,14 @@
 And a stack for servers and clients, which must leave no thread behind.
 """
 
+import functools
 import gc
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +269,50 @@ def make_picture() -> Callable[..., Any]:
 def copy() -> Any:
     """The restorer that returns its input."""
     return load_restorer("copy", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A folder, and the origin under which pages in it are served."""
+    folder = tmp_path_factory.mktemp("site")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def end_headers(self) -> None:
+            self.send_header("Cache-Control", "no-store")  # pages change within a second
+            super().end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def put(site: tuple[Path, str]) -> Callable[..., str]:
+    """`put("page.html", head)`: the address of a page, with this at the top of it."""
+    from chromium import HERE
+
+    folder, origin = site
+
+    def run(name: str, head: str) -> str:
+        text = (HERE / name).read_text()
+        (folder / name).write_text(text.replace("<title>", head + "\n<title>"))
+        return f"{origin}/{name}"
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A page of Chromium; the test is skipped where there is none."""
+    from chromium import Browser, installed
+
+    program = installed("chromium")
+    with closing(Browser(program, tmp_path_factory.mktemp("profile"))) as made:
+        yield made

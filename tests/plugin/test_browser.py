@@ -5,15 +5,12 @@ FAIL_WITHOUT_PROGRAMS set it fails instead. It leaves build/browser/attached.png
 """
 
 import base64
-import functools
 import math
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -30,7 +27,7 @@ from splatmend.plugin.server import Server, ServerOptions
 from splatmend.plugin.workers import Engine
 from splatmend.training.ply import Splats, write_ply
 
-from chromium import BUILD, HERE, Browser, installed, lines_of, stop, unavailable, wait_for
+from chromium import BUILD, HERE, attach, installed, lines_of, stop, unavailable, wait_for
 
 SHOWN = 12
 SIDE = 512
@@ -62,54 +59,12 @@ def packages() -> Path:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A folder, and the origin under which pages in it are served."""
-    folder = tmp_path_factory.mktemp("site")
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def end_headers(self) -> None:
-            self.send_header("Cache-Control", "no-store")  # pages change within a second
-            super().end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            return
-
-    handler = functools.partial(Quiet, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield folder, f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture(scope="module")
 def viewer(site: tuple[Path, str], packages: Path) -> tuple[Path, str]:
     """The same with PlayCanvas and an avatar."""
     folder, _ = site
     (folder / "node_modules").symlink_to(packages / "node_modules")
     write_ply(folder / "avatar.ply", a_head(6000))
     return site
-
-
-@pytest.fixture
-def put(site: tuple[Path, str]) -> Callable[..., str]:
-    """`put("page.html", head)`: the address of a page, with this at the top of it."""
-    folder, origin = site
-
-    def run(name: str, head: str) -> str:
-        text = (HERE / name).read_text()
-        (folder / name).write_text(text.replace("<title>", head + "\n<title>"))
-        return f"{origin}/{name}"
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = installed("chromium")
-    with closing(Browser(program, tmp_path_factory.mktemp("profile"))) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -210,11 +165,6 @@ new Promise((resolve, reject) => {
 def pixels(data: str) -> Any:
     """(h, w, 4) uint8, top row first."""
     return np.frombuffer(base64.b64decode(data), np.uint8).reshape(SIDE, SIDE, 4)[::-1]
-
-
-def attach(gateway: str, **options: Any) -> str:
-    data = "".join(f" data-{name.replace('_', '-')}='{value}'" for name, value in options.items())
-    return f'<script src="http://{gateway}/attach.js"{data}></script>'
 
 
 @pytest.mark.usefixtures("viewer")

@@ -17,12 +17,15 @@ import numpy as np
 import psutil
 import pytest
 
-from splatmend.core import Frame
+from splatmend.core import Frame, Reference, References
 from splatmend.plugin.framing import Limits, ProtocolError, join, split
 from splatmend.plugin.gateway import GatewayOptions
 from splatmend.plugin.protocol import encode, parse
+from splatmend.plugin.reference_sets import ReferenceSets
 from splatmend.plugin.server import Server, ServerOptions
 from splatmend.plugin.workers import Engine
+
+from persons import copying, file_of, person
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (ROOT / "plugin/clients/Splatmend.cs", ROOT / "tests/plugin/csharp/Conformance.cs")
@@ -322,6 +325,30 @@ def test_a_token_is_needed_where_the_server_says_so(driver: Driver, stack: ExitS
     driver("close")
     driver(f"open {port_of(server)} sync 5000 open")
     assert driver("wait 10000") == "up"
+
+
+def test_references_are_named_or_sent(driver: Driver, stack: ExitStack, tmp_path: Path) -> None:
+    sets = ReferenceSets({"anna": References([Reference(picture=person(1))])})
+    gateway = GatewayOptions(tcp="127.0.0.1:0")
+    options = ServerOptions(urls=("tcp://127.0.0.1:0",), gateway=gateway, references=sets)
+    server = stack.enter_context(Server([copying()], options))
+    driver(f"open {port_of(server)} sync 5000 - eve")
+    known = "no references are called 'eve': there are anna"
+    driver.until("error", f"unsupported: {known}")
+    driver("close")
+    driver(f"open {port_of(server)} sync 5000 - anna")
+    assert driver("wait 10000") == "up"
+    driver("close")
+    for name, size in (("a.png", 96), ("b.jpg", 96), ("large.png", 2050)):
+        (tmp_path / name).write_bytes(file_of(person(1, size), name[-4:]))
+    driver(f"open {port_of(server)} sync 5000 - - {tmp_path}/a.png {tmp_path}/b.jpg")
+    driver.until("references", "2")
+    assert driver.figures("restore 3 rgba8")["restored"] == 3
+    driver("close")
+    driver(f"open {port_of(server)} sync 5000 - - {tmp_path}/large.png")
+    large = "reference picture 1 of 1 has 2050 x 2050 pixels, references have at most 2048 a side"
+    driver.until("error", f"too_large: {large}: shrink it")
+    assert driver.figures("restore 3 rgba8")["restored"] == 3
 
 
 ANSWERS = {

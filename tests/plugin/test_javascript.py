@@ -10,14 +10,24 @@ from typing import Any
 
 import pytest
 
-from splatmend.core import Frame
+from splatmend.core import Frame, Reference, References
 from splatmend.plugin.gateway import GatewayOptions
-from splatmend.plugin.messages import Bye, Drop, ErrorReply, Hello, Message, Result
+from splatmend.plugin.messages import (
+    Bye,
+    Drop,
+    ErrorReply,
+    Hello,
+    Message,
+    Result,
+    UseReferences,
+)
+from splatmend.plugin.reference_sets import ReferenceSets
 from splatmend.plugin.server import Server, ServerOptions
 from splatmend.plugin.workers import Engine
 
 from node import CODE, HERE, Node, Script, _node
-from serving import negative
+from persons import copying, file_of, person
+from serving import negative, until
 
 VECTORS = HERE / "vectors" / "smp1.json"
 
@@ -246,3 +256,77 @@ def test_what_cannot_be_used_is_said_at_once() -> None:
     done = subprocess.run([_node(), "-e", code], capture_output=True, text=True, timeout=60)
     lines = done.stdout.splitlines()
     assert ["use ws://" in lines[0], "mode must be" in lines[1], "> 0" in lines[2]] == [True] * 3
+
+
+# References
+
+
+@pytest.fixture
+def photos(tmp_path) -> list[str]:
+    """A PNG and a JPEG."""
+    paths = [tmp_path / "one.png", tmp_path / "two.jpg"]
+    for path in paths:
+        path.write_bytes(file_of(person(1), path.suffix))
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def guided(stack) -> Server:
+    sets = ReferenceSets({"anna": References([Reference(picture=person(1))])})
+    options = ServerOptions(
+        urls=("tcp://127.0.0.1:0",), gateway=GatewayOptions(tcp="127.0.0.1:0"), references=sets
+    )
+    return stack.enter_context(Server([copying()], options))
+
+
+def test_a_set_is_named(guided, node) -> None:
+    assert node(address_of(guided), references="anna").do("wait")["up"]
+    wrong = node(address_of(guided), references="eve")
+    until(lambda: bool(wrong.warnings))
+    assert "no references are called 'eve': there are anna" in wrong.warnings[0]
+    assert not wrong.do("wait", ms=0)["up"]
+
+
+def test_pictures_are_sent(guided, node, photos) -> None:
+    client = node(address_of(guided), maxAgeMs=5000)
+    client.do("wait")
+    client.do("references", paths=photos)
+    until(lambda: client.do("tell")["references"] == 2)
+    assert client.do("restore", w=40, h=40, step=7)["restored"]
+    client.do("references", paths=[])
+    until(lambda: client.do("tell")["references"] == 0)
+    client.do("references", paths=photos * 9)
+    until(lambda: bool(client.warnings))
+    assert "the server takes 16 reference pictures, got 18" in client.warnings[0]
+    assert client.do("restore", w=40, h=40, step=7)["restored"]
+
+
+def test_pictures_are_sent_again_and_a_refusal_is_said(script, node, photos) -> None:
+    client = node(script.url, maxAgeMs=5000)
+    script.accept("one")
+    client.do("references", paths=photos)
+    until(lambda: bool(client.warnings))
+    assert "the server takes no reference pictures, got 2" in client.warnings[0]
+    script.accept("two", references=16)
+    sent = script.receive()
+    assert isinstance(sent, UseReferences)
+    assert (sent.session, [p.fmt for p in sent.pictures]) == ("two", ["png", "jpeg"])
+    script.send(ErrorReply(code="unsupported", text="picture 2 is damaged", session="two"))
+    until(lambda: len(client.warnings) == 2)
+    assert "picture 2 is damaged" in client.warnings[1]
+    shown = client.begin("restore", value=5)
+    script.result(script.receive(), 7)
+    assert shown()["restored"]
+
+
+def test_in_order_frames_wait_for_references(script, node, photos) -> None:
+    client = node(script.url, mode="ordered")
+    script.accept("one", references=16)
+    client.do("references", paths=photos)
+    shown = client.begin("restore", value=5)
+    assert isinstance(script.receive(), UseReferences)
+    client.do("tell")  # a frame would have been sent before this is answered
+    script.send(UseReferences(session="one", count=2))
+    script.result(script.receive(), 7)
+    assert shown()["restored"]
+    assert client.do("tell")["references"] == 2

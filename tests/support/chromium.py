@@ -139,3 +139,9 @@ def wait_for(browser: Browser, condition: str) -> None:
         "    + JSON.stringify(window.splatmend && [splatmend.state, splatmend.counts]))), 30000);"
         "})"
     )
+
+
+def attach(gateway: str, **options: Any) -> str:
+    """A script tag of the gateway's /attach.js with options as attributes."""
+    data = "".join(f" data-{name.replace('_', '-')}='{value}'" for name, value in options.items())
+    return f'<script src="http://{gateway}/attach.js"{data}></script>'

@@ -112,16 +112,16 @@ class Script:
         self.url = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
         self._connection: socket.socket | None = None
 
-    def accept(self, session: str = "one", credit: int = 1) -> Hello:
+    def accept(self, session: str = "one", credit: int = 1, references: int = 0) -> Hello:
         self.hang_up()
         self._connection = self._listener.accept()[0]
         self._connection.settimeout(10)
         hello = self.receive()
         assert isinstance(hello, Hello)
-        self.welcome(session, credit)
+        self.welcome(session, credit, references)
         return hello
 
-    def welcome(self, session: str, credit: int = 1) -> None:
+    def welcome(self, session: str, credit: int = 1, references: int = 0) -> None:
         self.send(
             Welcome(
                 session=session,
@@ -134,6 +134,7 @@ class Script:
                 stateful=False,
                 model="script",
                 hb_ms=60_000,
+                max_references=references,
             )
         )
 

@@ -1,6 +1,7 @@
 // node drive.cjs splatmend.js URL OPTIONS: a client that does what it reads, a line of JSON each
 "use strict";
 
+const { readFileSync } = require("node:fs");
 const { resolve } = require("node:path");
 const { createInterface } = require("node:readline");
 
@@ -16,15 +17,17 @@ function summary({ planes, ...shown }) {
 
 const commands = {
   wait: async ({ ms }) => ({ up: await client.wait(ms), state: client.state }),
-  restore: async ({ w = 4, h = 2, value = 0, ...more }) => {
-    const data = new Uint8Array(4 * w * h).fill(value);
+  restore: async ({ w = 4, h = 2, value = 0, step = 0, ...more }) => {
+    const data = new Uint8Array(4 * w * h).map((_, index) => value + step * index);
     const plane = { n: "color", fmt: "rgba8", stride: 4 * w, origin: "bl", data };
     return summary(await client.restore({ w, h, planes: [plane], ...more }));
   },
+  references: ({ paths }) =>
+    client.useReferences(paths.map((path) => readFileSync(path))) ?? {},
   skip: () => client.skip() ?? {},
   tell: () => ({
     state: client.wantsFrames && client.state, idle: client.idle, counts: client.counts,
-    agesMs: client.agesMs, model: client.welcome?.model,
+    agesMs: client.agesMs, model: client.welcome?.model, references: client.referencesInUse,
   }),
   close: () => client.close(),
 };

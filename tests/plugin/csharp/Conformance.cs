@@ -4,6 +4,7 @@ using System;
 using System.Collections.Generic;
 using System.Diagnostics;
 using System.Globalization;
+using System.IO;
 using System.Linq;
 using System.Threading;
 using Splatmend;
@@ -52,6 +53,8 @@ static class Conformance
                 return string.Join(" ", client.Counts.Select(pair => pair.Key + "=" + pair.Value));
             case "stats":
                 return client.Stats(5000);
+            case "references":
+                return client.ReferencesInUse.ToString();
             case "close":
                 var clock = Stopwatch.StartNew();
                 client.Dispose();
@@ -66,7 +69,9 @@ static class Conformance
     {
         var options = new ClientOptions { Port = int.Parse(words[0]), Mode = words[1] };
         options.DeadlineMs = options.MaxAgeMs = double.Parse(words[2]);
-        options.Token = words.Length > 3 ? words[3] : "";
+        options.Token = words.Length > 3 && words[3] != "-" ? words[3] : "";
+        options.References = words.Length > 4 && words[4] != "-" ? words[4] : "";
+        options.ReferencePictures = words.Skip(5).Select(File.ReadAllBytes).ToArray();
         options.Stream = "C♯ \"test\"";
         client = new Client(options);
         return "opened";
@@ -217,6 +222,11 @@ static class Conformance
             Json.Write(m.Hello);
         else if (m.Type == "frame")
             Json.Write(m.Frame);
+        else if (m.Type == "references")
+        {
+            m.Upload.Planes.AddRange(m.Frame.Planes);
+            Json.Write(m.Upload);
+        }
         else if (m.Type == "ping" || m.Type == "pong")
             Json.WriteNumbered(m.Type, m.Number);
         else if (m.Type == "stats" && m.Values == null)
@@ -259,6 +269,8 @@ static class Conformance
         Json.Pair("stateful", w.Stateful);
         Json.Pair("model", w.Model);
         Json.Pair("hb_ms", w.HeartbeatMs);
+        if (w.References.Length > 0) Json.Pair("references", w.References);
+        if (w.MaxReferences > 0) Json.Pair("max_references", w.MaxReferences);
     }
 
     static void WriteError(Message m)

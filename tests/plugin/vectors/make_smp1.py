@@ -7,6 +7,7 @@ refuses the second, and writes headers that mean the same.
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from splatmend.plugin.messages import (
     Message,
     Ping,
     Pong,
+    ReferencePicture,
     Result,
     Stats,
+    UseReferences,
     Want,
     Welcome,
 )
@@ -36,6 +39,10 @@ def ramp(count: int) -> bytes:
     return bytes(range(count))
 
 
+PNG = bytes.fromhex(  # one pixel
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c636898b0"
+    "0000034401b17ad736140000000049454e44ae426082"
+)
 WELCOME = Welcome(
     session="a1b2c3",
     credit=2,
@@ -107,7 +114,9 @@ MESSAGES: dict[str, Message] = {
         token="secret",
     ),
     "hello, ordered": Hello(client="Übertragung", mode="ordered"),
+    "hello, references": Hello(mode="sync", references="anna"),
     "welcome": WELCOME,
+    "welcome, references": replace(WELCOME, references="anna", max_references=16),
     "frame, rgb8": SMALL,
     "frame, every plane and padded rows": EVERY_PLANE,
     "frame, bgra8 from the bottom": BOTTOM_UP,
@@ -134,6 +143,21 @@ MESSAGES: dict[str, Message] = {
     "pong": Pong(n=7),
     "stats, asked": Stats(),
     "stats, answered": Stats(values={"sessions": 1, "frames": {"result": 10}}),
+    "references, files": UseReferences(
+        session="a1b2c3",
+        pictures=(ReferencePicture(fmt="png", bytes=len(PNG)),
+                  ReferencePicture(fmt="jpeg", bytes=4)),
+        data=(PNG + b"\xff\xd8\xff\xd9",),
+    ),
+    "references, a pair of pixels": UseReferences(
+        session="a1b2c3",
+        kind="pairs",
+        pictures=(ReferencePicture(fmt="rgb8", bytes=6, width=2, height=1),
+                  ReferencePicture(fmt="rgba8", bytes=8, width=2, height=1)),
+        data=(ramp(14),),
+    ),
+    "references, none": UseReferences(session="a1b2c3"),
+    "references, answered": UseReferences(session="a1b2c3", count=2),
     "bye": Bye(),
     "bye, with reason": Bye(session="a1b2c3", why="shutdown"),
 }  # fmt: skip
@@ -153,6 +177,11 @@ def frame(**more: Any) -> dict[str, Any]:
     return {**head, **more}
 
 
+def references(*pictures: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"t": "references", "session": "s", "pictures": list(pictures), **more}
+
+
+RGB = {"fmt": "rgb8", "bytes": 12, "w": 2, "h": 2}
 DEEP = b"[" * 2000
 INVALID: dict[str, tuple[str, bytes]] = {
     "another protocol": ("bad_header", b"GET / HTTP/1.1\r\n\r\n"),
@@ -218,6 +247,23 @@ INVALID: dict[str, tuple[str, bytes]] = {
         "bad_header", framed({"t": "drop", "id": 1, "why": "mood", "credit": 1}),
     ),
     "no credit": ("bad_header", framed({"t": "drop", "id": 1, "why": "stale"})),
+    "references of an unknown format": (
+        "bad_header", framed(references({"fmt": "gif", "bytes": 12}), ramp(12)),
+    ),
+    "references of no bytes": ("bad_header", framed(references({"fmt": "png", "bytes": 0}))),
+    "references of pixels without a size": (
+        "bad_header", framed(references({"fmt": "rgb8", "bytes": 12}), ramp(12)),
+    ),
+    "fewer bytes than a reference's pixels": (
+        "size_mismatch", framed(references({**RGB, "h": 3}), ramp(12)),
+    ),
+    "fewer bytes than references": ("size_mismatch", framed(references(RGB, RGB), ramp(12))),
+    "references in two planes": ("size_mismatch", framed(references(RGB, RGB), ramp(12), ramp(12))),
+    "bytes without references": ("size_mismatch", framed(references(), ramp(12))),
+    "half a pair of references": ("bad_header", framed(references(RGB, kind="pairs"), ramp(12))),
+    "more references than can be described": (
+        "bad_header", framed(references(*[RGB] * 65), bytes(12 * 65)),
+    ),
     "a result without colour": (
         "bad_header", framed({"t": "result", "id": 1, "w": 1, "h": 1, "credit": 1}),
     ),
