@@ -118,12 +118,19 @@ def as_guide(references: References | Guide | None, options: RestoreOptions) -> 
     return references
 
 
-def guide_picture(guide: Guide, rgb: Tensor, before: Choice = ()) -> tuple[Guidance, Choice]:
+def guide_picture(
+    guide: Guide,
+    rgb: Tensor,
+    before: Choice = (),
+    *,
+    subject: tuple[slice, slice] | None = None,
+) -> tuple[Guidance, Choice]:
     """Guidance for one opaque picture (1, 3, h, w) in [0, 1], on its device, and the choice.
 
-    `before` is the choice for the frame before, in a stream.
+    `before` is the choice for the frame before, in a stream, `subject` the part of the picture
+    that shows the person, if it is known.
     """
-    guided = guide.guide(from_tensor(rgb, np.uint8)[0], before)
+    guided = guide.guide(from_tensor(rgb, np.uint8)[0], before, subject=subject)
     return guided.guidance.map(lambda plane: plane.to(rgb.device)), guided.choice
 
 
@@ -139,7 +146,7 @@ def guide_frame(
         return guide_picture(guide, laid_out.rgb, before)
     whole = (slice(0, frame.size[0]), slice(0, frame.size[1]))
     shown = _on_matte(frame, whole, options, torch.device("cpu"))
-    guidance, choice = guide_picture(guide, shown, before)
+    guidance, choice = guide_picture(guide, shown, before, subject=laid_out.box)
     device, part = laid_out.rgb.device, (..., *laid_out.box)
     return guidance.map(lambda plane: plane[part].to(device)), choice
 

@@ -1,11 +1,15 @@
 """The whole way once: a portrait becomes a splatted clip with sound, and compact mends it.
 
+compact runs twice: alone, and with one clean frame of the person, the clip's first, as reference.
+
     make demo            (or: python examples/01_demo.py --out demo)
 
 Leaves in demo/:
     splatted.mp4   the input: 48 frames of a moving portrait made of 2-D Gaussians, with sound
     mended.mp4     what restore-video makes of it
-    compare.png    splatted, mended and true, whole and the face close up
+    reference.png  the first frame as it should look
+    guided.mp4     what restore-video makes of the clip with that reference
+    compare.png    splatted, mended, guided and true, whole and the face close up
     figures.json   PSNR, SSIM and sharpness against the truth, and speed
 """
 
@@ -23,7 +27,7 @@ from numpy.typing import NDArray
 from skimage.data import astronaut
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from splatmend.core import from_tensor, load_restorer, to_tensor
+from splatmend.core import from_tensor, load_restorer, read_references, to_tensor
 from splatmend.plugin import VideoOptions, restore_video
 from splatmend.training import CameraPath, SplatOptions, splat_clip
 
@@ -47,17 +51,21 @@ def main() -> None:
     say("1/4 splatting a moving portrait (scikit-image's astronaut, NASA, public domain)")
     splatted, truth = render(arguments.frames, arguments.side)
     write_clip(out / "splatted.mp4", splatted)
+    cv2.imwrite(str(out / "reference.png"), truth[0][..., ::-1])
 
     say("2/4 mending it: restore-video splatted.mp4 mended.mp4")
     restorer = load_restorer("compact")
     summary = restore_video(out / "splatted.mp4", out / "mended.mp4", restorer, VideoOptions())
+    say("2/4 again: restore-video splatted.mp4 guided.mp4 --reference reference.png")
+    guided = VideoOptions(references=read_references(out / "reference.png"))
+    restore_video(out / "splatted.mp4", out / "guided.mp4", restorer, guided)
 
-    say("3/4 measuring both against the truth")
-    before, after = read_clip(out / "splatted.mp4"), read_clip(out / "mended.mp4")
+    say("3/4 measuring all against the truth")
+    names = ("splatted", "mended", "guided")
+    clips = {name: read_clip(out / f"{name}.mp4") for name in names}
     figures = {
-        "splatted": measure(before, truth),
-        "mended": measure(after, truth),
-        "frames": len(after),
+        **{name: measure(clip, truth) for name, clip in clips.items()},
+        "frames": len(clips["mended"]),
         "frames_per_second": round(summary.frames / summary.seconds, 1),
         "sound_packets_equal": sound(out / "splatted.mp4") == sound(out / "mended.mp4"),
     }
@@ -65,10 +73,9 @@ def main() -> None:
 
     say("4/4 a picture of it")
     middle = arguments.frames // 3
-    cv2.imwrite(
-        str(out / "compare.png"), side_by_side(before[middle], after[middle], truth[middle])
-    )
-    for name in ("splatted", "mended"):
+    shown = {name: clip[middle] for name, clip in clips.items()} | {"true": truth[middle]}
+    cv2.imwrite(str(out / "compare.png"), side_by_side(shown))
+    for name in names:
         row = " ".join(f"{k} {v:.3f}" for k, v in figures[name].items())
         say(f"{name:>9}: {row}")
     say(f"{figures['frames_per_second']} frames/s on {restorer.device}; look at {out}/compare.png")
@@ -132,10 +139,10 @@ def detail(picture: Picture) -> float:
     return float(np.hypot(cv2.Sobel(gray, -1, 1, 0), cv2.Sobel(gray, -1, 0, 1)).mean())
 
 
-def side_by_side(*pictures: Picture) -> Picture:
+def side_by_side(pictures: dict[str, Picture]) -> Picture:
     """Each picture whole, and below it the face twice as large, under its name (BGR)."""
     columns = []
-    for name, picture in zip(("splatted", "mended", "true"), pictures, strict=True):
+    for name, picture in pictures.items():
         side = len(picture)
         face = picture[side // 5 : side // 5 + side * 3 // 8, side // 4 : 3 * side // 4]
         close = cv2.resize(face, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)

@@ -24,7 +24,7 @@ from splatmend.core.references.alignment import Contrast, align, local_contrast,
 from splatmend.core.references.choice import Choice, Pick, choose
 from splatmend.core.references.collection import References
 from splatmend.core.references.guidance import Guidance
-from splatmend.core.references.placement import Placement, Thumbnail, place_reference
+from splatmend.core.references.placement import Part, Placement, Thumbnail, place_reference
 
 __all__ = ["Guide", "Guided"]
 
@@ -83,6 +83,25 @@ class _Proposal:
     view: Picture
 
 
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """A frame as the steps of `Guide.guide` need it."""
+
+    picture: Picture
+    thumbnail: Thumbnail
+    contrast: Contrast
+    subject: tuple[slice, slice] | None
+
+    @property
+    def part(self) -> Part | None:
+        """The subject, shrunk, where it is known."""
+        if self.subject is None:
+            return None
+        rows, columns = self.subject
+        shown = np.ascontiguousarray(self.picture[rows, columns])
+        return Part(Thumbnail.of(shown), columns.start, rows.start)
+
+
 class Guide:
     """Turns a set of references into guidance for frames of any size.
 
@@ -110,17 +129,25 @@ class Guide:
         self._thumbnails = [Thumbnail.of(_shown(r.on_matte(matte))) for r in references]
         self._placed: dict[tuple[int, bytes, tuple[int, int]], _Placed] = {}
 
-    def guide(self, picture: Picture, before: Choice = ()) -> Guided:
+    def guide(
+        self,
+        picture: Picture,
+        before: Choice = (),
+        *,
+        subject: tuple[slice, slice] | None = None,
+    ) -> Guided:
         """Find what the references say about a picture (h, w, 3) of uint8.
 
+        `subject` are the rows and columns that show the person, if they are known.
         `before` is the choice of the last frame of a stream: its references fade out and others
         fade in over some frames, so that nothing pops.
         """
         thumbnail, contrast = Thumbnail.of(picture), local_contrast(picture)
+        seen_by = _Frame(picture, thumbnail, contrast, subject)
         choice = choose(self._thumbnails, thumbnail, before, count=self._blend)
         known = {pick.index: pick for pick in before}
         found = [
-            self._follow(Pick(index, weight, None), known.get(index), picture, thumbnail, contrast)
+            self._follow(Pick(index, weight, None), known.get(index), seen_by)
             for index, weight in choice
         ]
         picks = tuple(pick for pick, _ in found)
@@ -137,13 +164,11 @@ class Guide:
         self,
         pick: Pick,
         before: Pick | None,
-        picture: Picture,
-        thumbnail: Thumbnail,
-        contrast: Contrast,
+        frame: "_Frame",
     ) -> tuple[Pick, "_Proposal | None"]:
         """What one reference proposes, from where it lay on the frame before if it still does."""
         if before is not None and before.placement is not None:
-            proposal = self._propose(pick.index, before.placement, picture, contrast)
+            proposal = self._propose(pick.index, before.placement, frame)
             trust = float(proposal.confidence.mean())
             if trust >= _STALE * before.trust:
                 return replace(
@@ -151,18 +176,16 @@ class Guide:
                 ), proposal
         elif before is not None and before.trust >= 0:  # sought in vain: not in every frame again
             return replace(pick, trust=before.trust - 1), None
-        placement = place_reference(thumbnail, self._thumbnails[pick.index])
+        placement = place_reference(frame.thumbnail, self._thumbnails[pick.index], part=frame.part)
         if placement is None:
             return replace(pick, trust=float(_PATIENCE)), None
-        proposal = self._propose(pick.index, placement, picture, contrast)
+        proposal = self._propose(pick.index, placement, frame)
         trust = float(proposal.confidence.mean())
         return replace(pick, placement=placement, trust=trust), proposal
 
-    def _propose(
-        self, index: int, placement: Placement, picture: Picture, contrast: Contrast
-    ) -> "_Proposal":
-        placed = self._place(index, placement, picture.shape[:2])
-        return _Proposal(*_propose(picture, contrast, placed), placed.picture)
+    def _propose(self, index: int, placement: Placement, frame: "_Frame") -> "_Proposal":
+        placed = self._place(index, placement, frame.contrast.size)
+        return _Proposal(*_propose(frame.picture, frame.contrast, placed), placed.picture)
 
     def twin(self) -> "Guide":
         """A guide of the same set for another stream; pictures and thumbnails are shared."""

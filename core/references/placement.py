@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Placement", "Thumbnail", "fit_size", "place_reference"]
+__all__ = ["Part", "Placement", "Thumbnail", "fit_size", "place_reference"]
 
 Matrix = NDArray[np.float64]
 _Spectra = tuple[NDArray[np.complex128], NDArray[np.complex128], NDArray[np.complex128]]
@@ -99,6 +99,15 @@ class Thumbnail:
         return {}
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The part of a frame that shows its subject, and its first column and row there."""
+
+    thumbnail: Thumbnail
+    left: int
+    top: int
+
+
 def fit_size(frame: tuple[int, int], reference: tuple[int, int]) -> Matrix:
     """Lay a reference (height, width) on a frame as large as it fits, centred."""
     scale = max(r / f for r, f in zip(reference, frame, strict=True))
@@ -106,15 +115,19 @@ def fit_size(frame: tuple[int, int], reference: tuple[int, int]) -> Matrix:
     return np.array(((scale, 0.0, x), (0.0, scale, y)))
 
 
-def place_reference(frame: Thumbnail, reference: Thumbnail) -> Placement | None:
+def place_reference(
+    frame: Thumbnail, reference: Thumbnail, *, part: "Part | None" = None
+) -> Placement | None:
     """Find where a reference lies on a frame; None where nothing of it is to be found.
 
-    A reference that fits as it is, scaled to the frame's size, is left so.
+    A reference that fits as it is, scaled to the frame's size, is left so. Else it is sought, in
+    the part of the frame that shows the subject where that is known.
     """
     as_it_is = fit_size(frame.size, reference.size)
     score = _correlation(frame, reference, as_it_is)
     if score >= _GOOD:
         return Placement(as_it_is, score)
+    frame, left, top = (frame, 0, 0) if part is None else (part.thumbnail, part.left, part.top)
     found = max((_shifted(frame, reference, s, t) for s in _SCALES for t in _TILTS), key=_score)
     for step in _FINER:
         _, scale, tilt, _ = found
@@ -126,7 +139,9 @@ def place_reference(frame: Thumbnail, reference: Thumbnail) -> Placement | None:
         found = max(near, key=_score)
     if found[0] < max(_ENOUGH, score):
         return Placement(as_it_is, score) if score >= _ENOUGH else None
-    return Placement(found[3], found[0])
+    matrix = found[3]
+    matrix[:, 2] -= matrix[:, :2] @ (left, top)
+    return Placement(matrix, found[0])
 
 
 _Candidate = tuple[float, float, float, Matrix]
