@@ -43,7 +43,7 @@ _STALE = 0.5
 """Share of its best mean confidence below which a reference is sought anew on the frame."""
 _PATIENCE = 24
 """Frames of a stream after which a reference that was not found is sought again."""
-_CACHED = 8
+_CACHED = 4
 """Placed references at hand, for frames of one size: those of a stream change slowly."""
 
 
