@@ -14,7 +14,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -272,9 +271,8 @@ def _relit(reference: Picture, picture: Picture) -> Plane:
         )
         for p in (picture, reference)
     )
-    ratio: Any = np.clip((ours + _DARK) / (theirs + _DARK), 1 / _RELIGHT, _RELIGHT) / np.float32(
-        255
-    )
+    ratio: Any = np.clip((ours + _DARK) / (theirs + _DARK), 1 / _RELIGHT, _RELIGHT)
+    ratio /= np.float32(255)
     ratio = cv2.resize(ratio, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(cv2.multiply(ratio, reference, dtype=cv2.CV_32F))
 
@@ -295,8 +293,3 @@ def _mix(
         confidence += counts * trust
         total += counts
     return change / total[..., None], confidence / total
-
-
-def guidance_to(guided: Guidance, device: torch.device) -> Guidance:
-    """The same on a device."""
-    return guided.map(lambda plane: plane.to(device))
