@@ -39,6 +39,10 @@ unit: $(READY)  ## pytest
 	$(call say,pytest)
 	$(BIN)/python -m pytest
 
+test-fast: lint types  ## lint, types and the tests that take less than a second
+	$(call say,pytest without the slow tests)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+
 format: $(READY)  ## rewrite the files as ruff wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -46,4 +50,4 @@ format: $(READY)  ## rewrite the files as ruff wants them
 bench: $(READY)  ## measure compact and restore-video on this machine
 	$(BIN)/python benchmarks/video.py
 
-.PHONY: help install demo test lint types unit format bench
+.PHONY: help install demo test test-fast lint types unit format bench

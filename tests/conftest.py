@@ -44,6 +44,9 @@ def compiled_once() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(600))
     if torch.cuda.is_available() or "FAIL_WITHOUT_CUDA" in os.environ:
         return
     skip = pytest.mark.skip(reason="no CUDA device (set FAIL_WITHOUT_CUDA to insist on one)")

@@ -36,11 +36,13 @@ def test_import_direction(folder: str) -> None:
 
 
 def test_every_package_is_in_the_wheel() -> None:
+    """Folders without Python too: setuptools calls a folder of data a package."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())
     on_disk = {
         ".".join(("splatmend", *path.parent.relative_to(ROOT).parts))
         for folder in MAY_IMPORT
-        for path in (ROOT / folder).rglob("__init__.py")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.parent.name != "__pycache__"
     }
     assert on_disk == set(config["tool"]["setuptools"]["packages"])
 

@@ -11,7 +11,7 @@ from splatmend.plugin.framing import MAGIC, Limits
 from splatmend.plugin.messages import FrameRequest, Result, Welcome
 from splatmend.plugin.protocol import encode, parse
 
-from serving import until
+from waiting import until
 
 
 def picture(value: int, size: tuple[int, int] = (4, 6)) -> Frame:

@@ -1,6 +1,6 @@
-"""What every test of a server needs: an engine whose work shows, and patience."""
+"""What every test of a server needs: an address and an engine whose work shows."""
 
-import time
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +13,16 @@ def negative(frames: Any) -> list[Frame]:
     return [frame.with_color(255 - frame.color) for frame in frames]
 
 
-def until(true: Callable[[], bool], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
+class Held:
+    """A restorer that waits, for each batch, until the test lets it go on."""
+
+    def __init__(self, restore: Callable[[Any], list[Frame]] = negative) -> None:
+        self._restore = restore
+        self._permits = threading.Semaphore(0)
+
+    def __call__(self, frames: Any) -> list[Frame]:
+        assert self._permits.acquire(timeout=60)
+        return self._restore(frames)
+
+    def let_go(self, batches: int = 1) -> None:
+        self._permits.release(batches)

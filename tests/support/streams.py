@@ -8,6 +8,7 @@ import torch
 
 from splatmend.core import (
     Frame,
+    RestorerTraits,
     from_tensor,
 )
 from splatmend.temporal import Stream, TemporalOptions
@@ -18,7 +19,7 @@ SIZE = (96, 128)
 class Boiling:
     """A restorer whose detail depends on every bit of a frame, as that of a network may."""
 
-    name, multiple, reach, keeps_colors, small = "boiling", 1, 0, True, 0
+    traits = RestorerTraits("boiling", keeps_colors=True)
     device = torch.device("cpu")
 
     def __init__(self, strength=0.04):
