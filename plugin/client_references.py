@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from splatmend.core.errors import InputError
 from splatmend.core.references import References
-from splatmend.core.references.reading import read_references
+from splatmend.core.references.reading import PICTURE_SUFFIXES, read_references
 from splatmend.plugin.messages import (
     ErrorReply,
     Message,
@@ -20,10 +20,13 @@ from splatmend.plugin.messages import (
 )
 from splatmend.plugin.uploads import UploadLimits
 
-__all__ = ["ClientReferences", "GivenReferences", "Offer", "client_references"]
-
-GivenReferences = str | Path | Sequence[str | Path] | References
-"""A set's name; or a picture, a folder or several pictures; or references as they are."""
+__all__ = [
+    "ClientReferences",
+    "GivenReferences",
+    "Offer",
+    "client_references",
+    "named_references",
+]
 
 _QUALITY = 95
 
@@ -33,6 +36,7 @@ class ClientReferences:
     """What a client tells the server; nothing by default."""
 
     name: str = ""
+    """Of one of the server's sets."""
     upload: UseReferences | None = None
 
     def message(self, welcome: Welcome) -> UseReferences | None:
@@ -57,6 +61,10 @@ class ClientReferences:
                 f"have {len(self.upload.data[0])}: give fewer or smaller ones"
             )
         return replace(self.upload, session=welcome.session)
+
+
+GivenReferences = str | Path | Sequence[str | Path] | References | ClientReferences
+"""A set's name; or a picture, a folder or several of them; or references as they are, or packed."""
 
 
 class Offer:
@@ -104,6 +112,8 @@ def client_references(given: GivenReferences | None) -> ClientReferences:
     """
     if given is None:
         return ClientReferences()
+    if isinstance(given, ClientReferences):
+        return given
     if isinstance(given, str):
         return ClientReferences(name=given)
     if not isinstance(given, References):
@@ -111,6 +121,24 @@ def client_references(given: GivenReferences | None) -> ClientReferences:
             given if isinstance(given, Path) else [Path(path) for path in given]
         )
     return ClientReferences(upload=_packed(given))
+
+
+def named_references(words: Sequence[str]) -> ClientReferences | None:
+    """Read and pack what a command line names: pictures and folders, or one of the server's sets.
+
+    A word alone is a set's name, unless something of that name is there, or it can only be a path:
+    with a / in it, or a picture's suffix.
+
+    Raises:
+        InputError: pictures that cannot be read, or too many to be sent.
+    """
+    if not words:
+        return None
+    first = Path(words[0])
+    is_path = first.exists() or first.name != words[0] or first.suffix.lower() in PICTURE_SUFFIXES
+    if len(words) == 1 and not is_path:
+        return ClientReferences(name=words[0])
+    return client_references([Path(word) for word in words])
 
 
 def _packed(references: References) -> UseReferences:
@@ -141,7 +169,7 @@ def _planes(
     """Pictures with their alpha, in the order in which they are sent."""
     for reference in references:
         if reference.render is not None:
-            yield reference.render, None
+            yield reference.render, reference.render_alpha
         yield reference.picture, reference.alpha
 
 

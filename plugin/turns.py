@@ -36,9 +36,9 @@ def as_coded(plane: NDArray[Any], matrix: Matrix | None) -> NDArray[Any]:
     return np.ascontiguousarray(plane.swapaxes(0, 1) if swapped else plane)
 
 
-def references_as_coded(references: References, matrix: Matrix | None) -> References:
-    """The same references, which are upright, lying as the frames of a clip do."""
-    if matrix is None:
+def references_as_coded(references: References | None, matrix: Matrix | None) -> References | None:
+    """The same references, which are upright, lying as the frames of a clip do; None stays so."""
+    if references is None or matrix is None:
         return references
 
     def turned(plane: NDArray[np.uint8] | None) -> Any:
@@ -46,7 +46,11 @@ def references_as_coded(references: References, matrix: Matrix | None) -> Refere
 
     return References(
         Reference(
-            picture=turned(r.picture), render=turned(r.render), alpha=turned(r.alpha), name=r.name
+            picture=turned(r.picture),
+            render=turned(r.render),
+            alpha=turned(r.alpha),
+            render_alpha=turned(r.render_alpha),
+            name=r.name,
         )
         for r in references
     )

@@ -99,23 +99,32 @@ class Uploads:
         use: Callable[[Guide], None],
         refuse: Callable[[ProtocolError], None],
     ) -> None:
+        # memory is free for the next upload before anybody hears of this one
         try:
             references = _decode_all(message)
             guide = Guide(references)
-        except ProtocolError as error:
-            refuse(error)
-        except InputError as error:
-            refuse(ProtocolError("unsupported", str(error)))
         except Exception as error:
-            _log.exception("references could not be prepared")
-            refuse(ProtocolError("internal", f"{type(error).__name__}: {error}"))
+            self._release(bytes_needed, None)
+            refuse(_refusal(error))
         else:
-            with self._lock:
-                self._held.add(references)
+            self._release(bytes_needed, references)
             use(guide)
-        finally:
-            with self._lock:
-                self._pending -= bytes_needed
+
+    def _release(self, bytes_needed: int, prepared: References | None) -> None:
+        with self._lock:
+            self._pending -= bytes_needed
+            if prepared is not None:
+                self._held.add(prepared)
+
+
+def _refusal(error: Exception) -> ProtocolError:
+    """What a client hears of references that could not be prepared."""
+    if isinstance(error, ProtocolError):
+        return error
+    if isinstance(error, InputError):
+        return ProtocolError("unsupported", str(error))
+    _log.error("references could not be prepared", exc_info=error)
+    return ProtocolError("internal", f"{type(error).__name__}: {error}")
 
 
 def picture_size(data: Buffer, fmt: str) -> tuple[int, int]:

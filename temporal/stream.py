@@ -13,7 +13,6 @@ from torch import Tensor
 from splatmend.core import (
     Choice,
     Frame,
-    Guidance,
     Guide,
     InputError,
     References,
@@ -23,6 +22,7 @@ from splatmend.core import (
     load_restorer,
     to_tensor,
 )
+from splatmend.core.references import Guided
 from splatmend.core.references.choice import pack_choice, unpack_choice
 from splatmend.core.restore import LaidOut, as_guide, guide_frame, lay_out, take_back
 from splatmend.temporal.anchor import Anchor, restore_anchored
@@ -65,6 +65,8 @@ class _Last:
     """How many times in a row the answer was given again."""
     choice: Choice = ()
     """The references that guided it."""
+    settled: bool = True
+    """Whether these are the best for it: they may still fade in."""
 
 
 class Stream:
@@ -92,7 +94,8 @@ class Stream:
     ) -> None:
         self._restorer = restorer
         self._restore = restore_options or RestoreOptions()
-        self._guide = as_guide(references, self._restore)
+        self.guide = as_guide(references, self._restore)
+        """The references, prepared; `guide.fit` says in how many frames they fit. None: none."""
         self._temporal = temporal_options or TemporalOptions()
         self.flow: FlowEstimator = load_flow(self._temporal.flow, device=restorer.device)
         """Finds the motion of frames that bring none."""
@@ -121,7 +124,8 @@ class Stream:
         frame, pts = last.frame, last.frame.pts
         planes = {"alpha": frame.alpha, "depth": frame.depth}
         premultiplied = frame.alpha_kind == "premultiplied"
-        numbers = [last.memory.age, last.repeats, pts is not None, pts or 0, premultiplied]
+        flags = (pts is not None, pts or 0, premultiplied, last.settled)
+        numbers = [last.memory.age, last.repeats, *flags]
         state = {
             "input": frame.color,
             **{name: plane for name, plane in planes.items() if plane is not None},
@@ -129,7 +133,7 @@ class Stream:
             **{name: getattr(last.memory, name) for name in _FUSED},
             "numbers": np.array(numbers, np.int64),
             "anchor": np.array([last.anchor.right, last.anchor.down]),
-            "choice": pack_choice(last.choice),
+            **pack_choice(last.choice),
             "stream_id": np.array(frame.stream_id),
         }
         return {name: array.copy() for name, array in state.items()}
@@ -157,7 +161,8 @@ class Stream:
         if last is not None and not self._follows(frame, last.frame):
             last = None
         still = last is not None and _looks_same(frame, last)
-        if last is not None and still and last.repeats + 1 < self._temporal.refresh:
+        settled = last is not None and last.settled
+        if last is not None and still and settled and last.repeats + 1 < self._temporal.refresh:
             return self._repeat(frame, last)
         laid_out = lay_out(frame, self._restore, self._restorer.device)
         if laid_out is None:  # nothing is visible, so there is nothing to remember
@@ -169,17 +174,17 @@ class Stream:
         motion = None if before is None or still else self._motion(frame, box, before, seen)
         anchor = Anchor() if last is None else last.anchor
         if before is not None and motion is not None and self._temporal.anchor:
-            anchor = anchor.along(motion, before.residual, self._restorer.multiple)
-        guidance, choice = self._guided(frame, laid_out, last)
+            anchor = anchor.along(motion, before.residual, self._restorer.traits.multiple)
+        guided = self._guided(frame, laid_out, last)
         # a GPU is only told to begin here, and works while the picture is compared with the last
-        restored = self._pass(laid_out, anchor, frame.size, guidance)
+        restored = self._pass(laid_out, anchor, frame.size, guided)
         estimated = frame.motion is None
         past = None if before is None else self._look_back(before, motion, seen, estimated)
         began = last is None or (anchor == Anchor() and not last.choice)
         if past is None and not began:  # a cut, where all begins anew
             anchor = Anchor()
-            guidance, choice = self._guided(frame, laid_out, None)
-            restored = self._pass(laid_out, anchor, frame.size, guidance)
+            guided = self._guided(frame, laid_out, None)
+            restored = self._pass(laid_out, anchor, frame.size, guided)
         picture = _pixels(restored)
         memory = add_residual(seen, picture)
         if past is not None:
@@ -189,27 +194,35 @@ class Stream:
         answer = take_back(frame, laid_out, restored)
         # a network that overflows once must not spoil the rest of the stream
         sound = np.isfinite(cv2.norm(memory.residual))
-        color = answer.color.copy()
-        self._last = _Last(own, color, box, memory, anchor, choice=choice) if sound else None
+        color, choice = answer.color.copy(), self._chosen(guided)
+        settled = guided is None or guided.stays
+        kept = _Last(own, color, box, memory, anchor, choice=choice, settled=settled)
+        self._last = kept if sound else None
         return answer
 
-    def _guided(
-        self, frame: Frame, laid_out: LaidOut, last: _Last | None
-    ) -> tuple[Guidance | None, Choice]:
+    def _guided(self, frame: Frame, laid_out: LaidOut, last: _Last | None) -> Guided | None:
         """What the references say about a picture, going on from those of the last one."""
-        if self._guide is None:
-            return None, ()
+        if self.guide is None:
+            return None
         before = () if last is None else last.choice
-        return guide_frame(self._guide, frame, laid_out, self._restore, before)
+        return guide_frame(self.guide, frame, laid_out, self._restore, before)
+
+    def _chosen(self, guided: Guided | None) -> Choice:
+        """Count what a frame was restored with, and go on from there."""
+        if self.guide is None or guided is None:
+            return ()
+        self.guide.count(guided)
+        return guided.choice
 
     def _pass(
         self,
         laid_out: LaidOut,
         anchor: Anchor,
         size: tuple[int, int],
-        guidance: Guidance | None,
+        guided: Guided | None,
     ) -> Tensor:
         options = self._restore.sized(self._restorer, size)
+        guidance = None if guided is None else guided.guidance
         return restore_anchored(self._restorer, laid_out.rgb, anchor, options, guidance)
 
     def _before(self, last: _Last | None, box: Box) -> Memory | None:
@@ -272,7 +285,7 @@ def _last_of(
     state: Mapping[str, NDArray[Any]], options: RestoreOptions, device: torch.device
 ) -> _Last:
     """The inverse of `Stream.export_state`; what is missing there follows from the frame."""
-    age, repeats, has_pts, pts, premultiplied = (int(n) for n in state["numbers"])
+    age, repeats, has_pts, pts, premultiplied, settled = (int(n) for n in state["numbers"])
     frame = Frame(
         color=state["input"].copy(),
         alpha=state["alpha"].copy() if "alpha" in state else None,
@@ -290,8 +303,9 @@ def _last_of(
         raise ValueError("planes of several sizes")
     memory = replace(memory, **fused)
     anchor = Anchor(*(int(n) for n in state["anchor"]))
-    choice = unpack_choice(state["choice"])
-    return _Last(frame, state["output"].copy(), laid_out.box, memory, anchor, repeats, choice)
+    choice = unpack_choice(state)
+    output, box = state["output"].copy(), laid_out.box
+    return _Last(frame, output, box, memory, anchor, repeats, choice, bool(settled))
 
 
 def _looks_same(frame: Frame, last: _Last) -> bool:

@@ -151,7 +151,9 @@ def guidance_for(
     def boxed(plane: Tensor) -> Tensor:
         return plane[..., box[0], box[1]]
 
-    return {label: guide_picture(guide, degraded)[0].map(boxed) for label, guide in guides.items()}
+    return {
+        label: guide_picture(guide, degraded).guidance.map(boxed) for label, guide in guides.items()
+    }
 
 
 def _digest(path: Path) -> bytes:

@@ -7,10 +7,12 @@ alignment   dense alignment with confidence
 choice      the nearest references, without pops from frame to frame
 guide       from references and a frame to guidance
 guidance    the proposed change and its confidence
+fit         whether references fit what they guide
 """
 
 from splatmend.core.references.choice import Choice
 from splatmend.core.references.collection import Reference, References
+from splatmend.core.references.fit import ReferenceFit
 from splatmend.core.references.guidance import Guidance
 from splatmend.core.references.guide import Guide, Guided
 from splatmend.core.references.reading import read_pairs, read_picture_rgba, read_references
@@ -21,6 +23,7 @@ __all__ = [
     "Guide",
     "Guided",
     "Reference",
+    "ReferenceFit",
     "References",
     "read_pairs",
     "read_picture_rgba",

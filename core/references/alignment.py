@@ -5,6 +5,9 @@ inverse search (Kroeger et al. 2016, "Fast Optical Flow using Dense Inverse Sear
 three times at half the size: from the frame to the reference, back, and once more to refine the
 first. A pixel is trusted as far as it comes back to where it began, and as far as the aligned
 reference agrees with the frame there. So closed eyes, another gaze and open mouths get 0.
+
+Splats that tremble make the flow tremble. In a stream it is averaged with the flow of the frames
+before, moved along with the picture; agreement is always that of the frame itself.
 """
 
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Alignment", "Contrast", "align", "local_contrast", "sample"]
+__all__ = ["Alignment", "Contrast", "Course", "align", "local_contrast", "sample"]
 
 Picture = NDArray[np.uint8]
 Plane = NDArray[np.float32]
@@ -33,13 +36,23 @@ _CONTRAST = 40.0
 """Levels of a standard deviation in the normalised picture, whose mean is 128."""
 _RETURN = 1.5
 """Pixels at half size: a pixel that misses itself by so much is trusted to 1/e."""
-_DISAGREE = 20.0
+_DISAGREE = 13.0
 """Normalised levels of disagreement at which a pixel is trusted to 1/e."""
 _STRAIN = 0.7
 """Pixels that the flow changes from a pixel to the next where it is trusted to 1/e."""
 _FINE, _AROUND = 1.5, 2.5
 """Standard deviations, pixels at half size: finer than the first is damage and does not count as
 disagreement; the rest is averaged over the second."""
+_PATCH, _STRIDE = 16, 8
+"""Side of the patches that are matched, pixels, and the step between them. Patches of 8 follow the
+trembling of single splats (flicker 2.8 instead of 2.2, `benchmarks/reference_flicker.py`)."""
+_NEW = 0.25
+"""Share of a frame's own flow in the average where nothing moves; the past has the rest."""
+_ALIKE = 12.0
+"""Standard deviation, pixels at half size, over which the picture's motion is smoothed: what is
+unsteady in it would add up from frame to frame."""
+_APART = 2.0
+"""Pixels at half size by which the past may differ from a frame's own flow to be kept to 1/e."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +66,18 @@ class Contrast:
 
 
 @dataclass(frozen=True, eq=False)
+class Course:
+    """An alignment at half the size, for the next frame of a stream to go on from."""
+
+    seen: Picture
+    """(h / 2, w / 2): the frame's `Contrast.gray`."""
+    flow: Plane
+    """(h / 2, w / 2, 2), pixels of that size."""
+    trust: Plane
+    """(h / 2, w / 2) in [0, 1]: how far the flow is sure, whether or not the pictures agree."""
+
+
+@dataclass(frozen=True, eq=False)
 class Alignment:
     """Where each pixel of a frame lies in a reference."""
 
@@ -60,6 +85,8 @@ class Alignment:
     """(h, w, 2), pixels, x first: the place in the reference minus the place in the frame."""
     confidence: Plane
     """(h, w) in [0, 1]."""
+    course: Course
+    """For the next frame."""
 
 
 def local_contrast(picture: Picture) -> Contrast:
@@ -85,26 +112,45 @@ def local_contrast(picture: Picture) -> Contrast:
     return Contrast(normal, (height, width))
 
 
-def align(frame: Contrast, reference: Contrast) -> Alignment:
+def align(frame: Contrast, reference: Contrast, before: Course | None = None) -> Alignment:
     """Find where each pixel of `frame` lies in `reference`; both must have one size.
 
-    The same pictures give the same bytes, for any number of threads.
+    `before` is the course of the frame before, in a stream, with the same reference laid the same
+    way. The same pictures give the same bytes, for any number of threads.
     """
     there, back, refine = _searches()
     flow = there.calc(frame.gray, reference.gray, None)
     home = back.calc(reference.gray, frame.gray, None)
     doubt, inside = _misses_itself(flow, home)
     flow = refine.calc(frame.gray, reference.gray, flow)
-    doubt += _disagrees(frame.gray, reference.gray, flow)
-    doubt += _strains(flow)
-    trust = np.asarray(cv2.exp(-doubt)) * inside
+    trust: Any = np.asarray(cv2.exp(-doubt - _strains(flow))) * inside
+    if before is not None and before.seen.shape == frame.gray.shape:
+        flow, trust = _averaged(flow, trust, _carried(before, frame.gray, back))
+    course = Course(frame.gray, flow, trust)
+    trust = trust * cv2.exp(-_disagrees(frame.gray, reference.gray, flow))
     height, width = frame.size
     flow, trust = (x[: (height + 1) // 2, : (width + 1) // 2] for x in (flow, trust))
     flow, trust = (
         np.asarray(cv2.resize(x, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
         for x in (2 * flow, trust)
     )
-    return Alignment(flow, trust)
+    return Alignment(flow, trust, course)
+
+
+def _carried(before: Course, gray: Picture, search: Any) -> tuple[Plane, Plane]:
+    """Flow and trust of the frame before, moved along with the picture."""
+    motion = cv2.GaussianBlur(search.calc(gray, before.seen, None), (0, 0), _ALIKE)
+    flow = motion + sample(before.flow, motion, cubic=False)
+    return flow, sample(before.trust, motion, cubic=False)
+
+
+def _averaged(flow: Plane, trust: Plane, past: tuple[Plane, Plane]) -> tuple[Plane, Plane]:
+    """The mean of a frame's own flow and the past's, where they are about the same."""
+    carried, lasting = past
+    apart = _squared(carried - flow) / np.float32(_APART**2)
+    kept = (1 - _NEW) * lasting * np.asarray(cv2.exp(-apart))
+    share: Any = kept / (kept + _NEW * trust + np.float32(1e-3))
+    return flow + share[..., None] * (carried - flow), trust + share * (lasting - trust)
 
 
 def sample(picture: NDArray[Any], flow: Plane, *, cubic: bool = True) -> NDArray[Any]:
@@ -174,6 +220,8 @@ def _searches() -> tuple[Any, Any, Any]:
         search.setFinestScale(finest)
         search.setGradientDescentIterations(descents)
         search.setVariationalRefinementIterations(rounds)
+        search.setPatchSize(_PATCH)
+        search.setPatchStride(_STRIDE)
         searches.append(search)
     _own.searches = searches
     return searches[0], searches[1], searches[2]

@@ -1,11 +1,13 @@
 """Which references of a set guide a frame: the nearest ones, without pops from frame to frame."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from splatmend.core.references.alignment import Course
 from splatmend.core.references.placement import Placement, Thumbnail
 
 __all__ = ["Choice", "Pick", "choose", "pack_choice", "unpack_choice"]
@@ -16,6 +18,9 @@ _STEP = 0.125
 """Most that a weight changes from one frame to the next."""
 _NEAR = 1e-3
 """Least squared distance of a reference: one that equals the frame takes nearly all the weight."""
+_JUMP, _CLEAR = 3.0, 0.1
+"""References in use are left at once where another is nearer by this factor and this much more:
+the view has jumped, so nothing is there to pop."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,51 +33,68 @@ class Pick:
     """Where it lies on the frame; None where it could not be found there."""
     trust: float = 0.0
     """The highest mean confidence that this placement has had."""
+    course: Course | None = None
+    """Where each pixel of the last frame lay in the placed reference."""
 
 
 Choice = tuple[Pick, ...]
 
 
-def pack_choice(choice: Choice) -> NDArray[np.float64]:
-    """Turn a choice into rows of (index, weight, trust, whether placed, score, matrix of 6)."""
-    rows = np.zeros((len(choice), 11))
+def pack_choice(choice: Choice) -> dict[str, NDArray[Any]]:
+    """Turn a choice into arrays.
+
+    "choice" has a row of (index, weight, trust, whether placed, score, matrix of 6, whether there
+    is a course) for each reference. "seen" is the frame of all courses, "courses" their flow and
+    trust, (n, h, w, 3); both are left out where there is no course.
+    """
+    rows = np.zeros((len(choice), 12))
     for row, pick in zip(rows, choice, strict=True):
         row[:3] = pick.index, pick.weight, pick.trust
         if pick.placement is not None:
-            row[3:] = 1, pick.placement.score, *pick.placement.matrix.ravel()
-    return rows
+            row[3:11] = 1, pick.placement.score, *pick.placement.matrix.ravel()
+        row[11] = pick.course is not None
+    courses = [pick.course for pick in choice if pick.course is not None]
+    if not courses:
+        return {"choice": rows}
+    planes = np.stack([np.dstack((course.flow, course.trust)) for course in courses])
+    return {"choice": rows, "seen": courses[0].seen, "courses": planes}
 
 
-def unpack_choice(rows: NDArray[np.float64]) -> Choice:
-    """Undo `pack_choice`."""
-    return tuple(
-        Pick(
-            int(row[0]),
-            float(row[1]),
-            Placement(row[5:].reshape(2, 3).copy(), float(row[4])) if row[3] else None,
-            float(row[2]),
-        )
-        for row in rows
-    )
+def unpack_choice(arrays: Mapping[str, NDArray[Any]]) -> Choice:
+    """Undo `pack_choice`; other arrays beside its own are let be."""
+    courses = iter(arrays.get("courses", ()))
+    picks = []
+    for row in arrays["choice"]:
+        placement = Placement(row[5:11].reshape(2, 3).copy(), float(row[4])) if row[3] else None
+        course = None
+        if row[11]:
+            planes = next(courses)
+            flow, trust = np.ascontiguousarray(planes[..., :2]), planes[..., 2].copy()
+            course = Course(arrays["seen"].copy(), flow, trust)
+        picks.append(Pick(int(row[0]), float(row[1]), placement, float(row[2]), course))
+    return tuple(picks)
 
 
 def choose(
     references: Sequence[Thumbnail], frame: Thumbnail, before: Choice, *, count: int
-) -> list[tuple[int, float]]:
-    """Choose up to `count` references and their weights, as pairs (index, weight).
+) -> tuple[list[tuple[int, float]], bool]:
+    """Choose up to `count` references: pairs (index, weight), and whether these weights stay.
 
-    Nearness is the correlation of both thumbnails as they are. Without an earlier choice the
-    nearest are taken at once. Else weights move by at most an eighth a frame, and another
-    reference comes in when the weight of one in use has fallen to 0.
+    Nearness is the correlation of both thumbnails as they are. Without an earlier choice, or where
+    others are much nearer than all in use, the nearest are taken at once. Else weights move by at
+    most an eighth a frame, and another reference comes in when the weight of one in use has fallen
+    to 0. The weights stay for a frame that is the same again, unless they are still moving.
     """
     held = {pick.index: pick.weight for pick in before}
-    distance = np.array([_distance(frame, reference) for reference in references])
+    distance = np.array([1 - frame.likeness(reference) for reference in references])
+    if held and distance[list(held)].min() > _JUMP * distance.min() + _CLEAR:
+        held = {}
     distance[list(held)] *= _HELD
     nearest = np.argsort(distance, kind="stable")[:count].tolist()
     shares = 1 / np.maximum(distance[nearest], _NEAR)
     wanted = dict(zip(nearest, (shares / shares.sum()).tolist(), strict=True))
     if not held:
-        return list(wanted.items())
+        return list(wanted.items()), True
     weights = {
         index: weight + float(np.clip(wanted.get(index, 0.0) - weight, -_STEP, _STEP))
         for index, weight in held.items()
@@ -81,9 +103,5 @@ def choose(
     for index, weight in wanted.items():
         if index not in kept and len(kept) < count:
             kept[index] = min(weight, _STEP)
-    return list(kept.items())
-
-
-def _distance(frame: Thumbnail, reference: Thumbnail) -> float:
-    """1 - correlation of the descriptors, in [0, 2]."""
-    return 1 - float(frame.descriptor @ reference.descriptor)
+    stays = all(abs(wanted.get(i, 0.0) - kept.get(i, 0.0)) < 1e-6 for i in {*wanted, *kept})
+    return list(kept.items()), stays

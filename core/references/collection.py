@@ -97,7 +97,7 @@ class References:
         digest = hashlib.sha256()
         self._entries: list[Reference | _Packed] = []
         kinds: set[Kind] = set()
-        used = 0
+        used, transparent = 0, False
         for reference in references:
             reference = _shrunk(reference)
             if len(self._entries) == MOST_IN_MEMORY:
@@ -106,6 +106,7 @@ class References:
                     f"instance every second one"
                 )
             kinds.add("pictures" if reference.render is None else "pairs")
+            transparent |= reference.alpha is not None
             _digest(digest, reference)
             used += reference.nbytes
             self._entries.append(reference if used <= _BUDGET else _Packed(reference))
@@ -118,6 +119,8 @@ class References:
             )
         self.kind: Kind = kinds.pop()
         """Whether the set holds pictures or key pairs."""
+        self.transparent: bool = transparent
+        """Whether any picture has alpha, so that it looks different on another ground."""
         self.fingerprint: str = digest.hexdigest()[:16]
         """Digest of all planes in their order, 16 hexadecimal digits."""
 

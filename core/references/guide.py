@@ -7,7 +7,7 @@ truth and render is carried as it is.
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import itemgetter
 from typing import Any
@@ -19,11 +19,19 @@ from torch import Tensor
 
 from splatmend.core.errors import InputError
 from splatmend.core.pixels import to_tensor
-from splatmend.core.references.alignment import Contrast, align, local_contrast, sample
+from splatmend.core.references.alignment import Contrast, Course, align, local_contrast, sample
 from splatmend.core.references.choice import Choice, Pick, choose
 from splatmend.core.references.collection import References
+from splatmend.core.references.fit import ReferenceFit, is_fitting
+from splatmend.core.references.ground import Matte, plain_ground
 from splatmend.core.references.guidance import Guidance
-from splatmend.core.references.placement import Part, Placement, Thumbnail, place_reference
+from splatmend.core.references.placement import (
+    Part,
+    Placement,
+    Thumbnail,
+    place_reference,
+    seen_through,
+)
 
 __all__ = ["Guide", "Guided"]
 
@@ -42,6 +50,10 @@ _STALE = 0.5
 """Share of its best mean confidence below which a reference is sought anew on the frame."""
 _PATIENCE = 24
 """Frames of a stream after which a reference that was not found is sought again."""
+_ALIKE = 0.85
+"""Likeness of the nearest reference from which a frame is compared with the others as it is."""
+_GROUNDS = 2
+"""Grounds for which thumbnails are at hand."""
 _CACHED = 4
 """Placed references at hand, for frames of one size: those of a stream change slowly."""
 
@@ -52,6 +64,10 @@ class Guided:
 
     guidance: Guidance
     choice: Choice
+    stays: bool
+    """Whether the same picture again would be guided alike, going on from this choice."""
+    fits: bool
+    """Whether any reference fits the picture, or its subject where that is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +96,7 @@ class _Proposal:
     change: Plane
     confidence: Plane
     view: Picture
+    course: Course
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +107,10 @@ class _Frame:
     thumbnail: Thumbnail
     contrast: Contrast
     subject: tuple[slice, slice] | None
+    ground: Matte
+    """What references with alpha are laid on."""
+    placements: dict[int, Placement | None] = field(default_factory=dict)
+    """Where references lie on it, as far as that was asked."""
 
     @property
     def part(self) -> Part | None:
@@ -106,7 +127,7 @@ class Guide:
 
     What it keeps between calls (thumbnails, placed references) only saves time: the same frame,
     references and earlier choice give the same bytes. Not for two threads at once: each gets a
-    `twin`.
+    `twin`. And it counts in how many frames its references fit.
     """
 
     def __init__(
@@ -118,6 +139,9 @@ class Guide:
     ) -> None:
         """Prepare a set; `blend` is how many of it are mixed for a frame.
 
+        References with alpha are laid on the ground of each opaque frame, where that is plain, and
+        on the matte, RGB in [0, 1], elsewhere.
+
         Raises:
             InputError: blend below 1.
         """
@@ -125,8 +149,11 @@ class Guide:
             raise InputError(f"blend must be at least 1 reference, got {blend}")
         self.references = references
         self._blend, self._matte = blend, tuple(matte)
-        self._thumbnails = [Thumbnail.of(_shown(r.on_matte(matte))) for r in references]
-        self._placed: dict[tuple[int, bytes, tuple[int, int]], _Placed] = {}
+        self._laid: dict[Matte, list[Thumbnail]] = {}
+        self._thumbnails(self._matte)
+        self._placed: dict[tuple[int, Matte, bytes, tuple[int, int]], _Placed] = {}
+        self.fit = ReferenceFit()
+        """Of the frames that `restore_frames` and streams have restored with this guide."""
 
     def guide(
         self,
@@ -141,12 +168,12 @@ class Guide:
         `before` is the choice of the last frame of a stream: its references fade out and others
         fade in over some frames, so that nothing pops.
         """
-        thumbnail, contrast = Thumbnail.of(picture), local_contrast(picture)
-        seen_by = _Frame(picture, thumbnail, contrast, subject)
-        choice = choose(self._thumbnails, thumbnail, before, count=self._blend)
+        frame = self._look(picture, subject)
+        framed = self._framed(frame, before)
+        choice, stays = choose(self._thumbnails(frame.ground), framed, before, count=self._blend)
         known = {pick.index: pick for pick in before}
         found = [
-            self._follow(Pick(index, weight, None), known.get(index), seen_by)
+            self._follow(Pick(index, weight, None), known.get(index), frame)
             for index, weight in choice
         ]
         picks = tuple(pick for pick, _ in found)
@@ -157,7 +184,52 @@ class Guide:
         exact = self.references.kind == "pairs"
         view = to_tensor([max(seen, key=itemgetter(0))[1].view]) if seen else None
         guidance = Guidance(to_tensor([change]), to_tensor([confidence]), exact, view)
-        return Guided(guidance, picks)
+        return Guided(guidance, picks, stays, is_fitting(confidence, subject))
+
+    def _look(self, picture: Picture, subject: tuple[slice, slice] | None) -> "_Frame":
+        ground = None
+        if subject is None and self.references.transparent:
+            ground = plain_ground(picture)
+        contrast, thumbnail = local_contrast(picture), Thumbnail.of(picture)
+        return _Frame(picture, thumbnail, contrast, subject, ground or self._matte)
+
+    def _framed(self, frame: "_Frame", before: Choice) -> Thumbnail:
+        """The frame as references show the person, so that the nearest of them can be told.
+
+        Where none is alike as both are, it is cut as the reference in use lies on it, or else as
+        the one lies that seems nearest.
+        """
+        thumbnails = self._thumbnails(frame.ground)
+        if max(frame.thumbnail.likeness(other) for other in thumbnails) >= _ALIKE:
+            return frame.thumbnail
+        placed = [pick for pick in before if pick.placement is not None]
+        if placed:
+            best = max(placed, key=lambda pick: pick.weight)
+            index, placement = best.index, best.placement
+        else:
+            ((index, _),), _ = choose(thumbnails, frame.thumbnail, (), count=1)
+            placement = None if len(thumbnails) == 1 else self._found(index, frame)
+        if placement is None:
+            return frame.thumbnail
+        size = thumbnails[index].size
+        if size == frame.contrast.size and np.array_equal(placement.matrix, np.eye(2, 3)):
+            return frame.thumbnail
+        return seen_through(frame.picture, placement, size)
+
+    def _found(self, index: int, frame: "_Frame") -> Placement | None:
+        """Where a reference lies on a frame; sought once a frame."""
+        if index not in frame.placements:
+            thumbnail = self._thumbnails(frame.ground)[index]
+            frame.placements[index] = place_reference(frame.thumbnail, thumbnail, part=frame.part)
+        return frame.placements[index]
+
+    def _thumbnails(self, ground: Matte) -> list[Thumbnail]:
+        """All references as a renderer shows them on a ground."""
+        if ground not in self._laid:
+            while len(self._laid) >= _GROUNDS:
+                del self._laid[next(iter(self._laid))]
+            self._laid[ground] = [Thumbnail.of(_shown(r.on_matte(ground))) for r in self.references]
+        return self._laid[ground]
 
     def _follow(
         self,
@@ -167,37 +239,50 @@ class Guide:
     ) -> tuple[Pick, "_Proposal | None"]:
         """What one reference proposes, from where it lay on the frame before if it still does."""
         if before is not None and before.placement is not None:
-            proposal = self._propose(pick.index, before.placement, frame)
+            proposal = self._propose(pick.index, before.placement, frame, before.course)
             trust = float(proposal.confidence.mean())
             if trust >= _STALE * before.trust:
-                return replace(
-                    pick, placement=before.placement, trust=max(trust, before.trust)
-                ), proposal
+                trust, course = max(trust, before.trust), proposal.course
+                pick = replace(pick, placement=before.placement, trust=trust, course=course)
+                return pick, proposal
         elif before is not None and before.trust >= 0:  # sought in vain: not in every frame again
             return replace(pick, trust=before.trust - 1), None
-        placement = place_reference(frame.thumbnail, self._thumbnails[pick.index], part=frame.part)
+        placement = self._found(pick.index, frame)
         if placement is None:
             return replace(pick, trust=float(_PATIENCE)), None
         proposal = self._propose(pick.index, placement, frame)
         trust = float(proposal.confidence.mean())
-        return replace(pick, placement=placement, trust=trust), proposal
+        pick = replace(pick, placement=placement, trust=trust, course=proposal.course)
+        return pick, proposal
 
-    def _propose(self, index: int, placement: Placement, frame: "_Frame") -> "_Proposal":
-        placed = self._place(index, placement, frame.contrast.size)
-        return _Proposal(*_propose(frame.picture, frame.contrast, placed), placed.picture)
+    def _propose(
+        self, index: int, placement: Placement, frame: "_Frame", before: Course | None = None
+    ) -> "_Proposal":
+        placed = self._place(index, placement, frame)
+        return _propose(frame, placed, before)
 
     def twin(self) -> "Guide":
         """A guide of the same set for another stream; pictures and thumbnails are shared."""
         twin = copy(self)
-        twin._placed = {}
+        twin._laid, twin._placed, twin.fit = dict(self._laid), {}, ReferenceFit()
         return twin
 
-    def _place(self, index: int, placement: Placement, size: tuple[int, int]) -> _Placed:
-        name = (index, placement.matrix.tobytes(), size)
+    @property
+    def complaint(self) -> str | None:
+        """One line if no reference fitted most of the frames so far; None if all is well."""
+        return self.fit.complaint(self.references.kind)
+
+    def count(self, guided: Guided) -> None:
+        """Count a frame that was restored with what `guide` said of it."""
+        self.fit = self.fit.with_frame(fits=guided.fits)
+
+    def _place(self, index: int, placement: Placement, frame: "_Frame") -> _Placed:
+        size, ground = frame.contrast.size, frame.ground
+        name = (index, ground, placement.matrix.tobytes(), size)
         if name not in self._placed:
             while len(self._placed) >= _CACHED:
                 del self._placed[next(iter(self._placed))]
-            picture, render = self.references[index].on_matte(self._matte)
+            picture, render = self.references[index].on_matte(ground)
             self._placed[name] = _lay(picture, render, placement, size)
         return self._placed[name]
 
@@ -242,21 +327,23 @@ def _rounded(plane: Plane) -> Picture:
     return np.clip(np.rint(plane), 0, 255).astype(np.uint8)
 
 
-def _propose(picture: Picture, contrast: Contrast, placed: _Placed) -> tuple[Plane, Plane]:
-    """Change (h, w, 3) and confidence (h, w) that one reference proposes, of [0, 1]."""
-    alignment = align(contrast, placed.contrast)
-    flow, confidence = alignment.flow, alignment.confidence
+def _propose(frame: _Frame, placed: _Placed, before: Course | None) -> _Proposal:
+    """What one reference proposes, going on from the alignment of the frame before."""
+    picture, alignment = frame.picture, align(frame.contrast, placed.contrast, before)
+    flow, confidence, course = alignment.flow, alignment.confidence, alignment.course
     if not placed.covered.all():
         confidence = confidence * sample(placed.covered, flow, cubic=False)
     if placed.residual is None or placed.render is None:
         relit: Any = _relit(sample(placed.picture, flow), picture)
         ours: Any = picture * np.float32(1 / 255)
-        return np.asarray(cv2.subtract(relit, ours, dst=relit)), confidence
+        change = np.asarray(cv2.subtract(relit, ours, dst=relit))
+        return _Proposal(change, confidence, placed.picture, course)
     apart: Any = np.abs(sample(placed.render, flow).astype(np.float32) - picture).mean(2)
     apart = np.asarray(cv2.GaussianBlur(apart, (0, 0), 1.5), np.float32)
     trust: Any = np.exp(apart * apart / np.float32(-(_APART**2)))
     change = np.asarray(sample(placed.residual, flow) / np.float32(255), np.float32)
-    return change, np.asarray(confidence * trust, np.float32)
+    confidence = np.asarray(confidence * trust, np.float32)
+    return _Proposal(change, confidence, placed.picture, course)
 
 
 def _relit(reference: Picture, picture: Picture) -> Plane:

@@ -14,13 +14,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Part", "Placement", "Thumbnail", "fit_size", "place_reference"]
+__all__ = ["Part", "Placement", "Thumbnail", "fit_size", "place_reference", "seen_through"]
 
 Matrix = NDArray[np.float64]
 _Spectra = tuple[NDArray[np.complex128], NDArray[np.complex128], NDArray[np.complex128]]
 
 _SIDE = 64
 """Pixels: the longest side of what is correlated."""
+_CUT = 128
+"""Pixels: the longest side of a frame that is cut as a reference is."""
 _ROOM = 160
 """Side of the spectra: room for a thumbnail and for one that is tilted."""
 _BLUR, _NOISE, _MOST = 4.0, 10.0, 2.0
@@ -80,6 +82,10 @@ class Thumbnail:
         small = cv2.resize(self.contrast, (32, 32), interpolation=cv2.INTER_AREA).ravel()
         return np.asarray(small / max(float(np.linalg.norm(small)), 1e-6), np.float32)
 
+    def likeness(self, other: "Thumbnail") -> float:
+        """Correlation of both as they are, stretched to one size, in [-1, 1]."""
+        return float(self.descriptor @ other.descriptor)
+
     def spectra(self, shrink: float = 1.0) -> _Spectra:
         """Of the picture so many times smaller, its square and its extent."""
         if shrink not in self._spectra:
@@ -113,6 +119,25 @@ def fit_size(frame: tuple[int, int], reference: tuple[int, int]) -> Matrix:
     scale = max(r / f for r, f in zip(reference, frame, strict=True))
     y, x = ((r - 1 - scale * (f - 1)) / 2 for r, f in zip(reference, frame, strict=True))
     return np.array(((scale, 0.0, x), (0.0, scale, y)))
+
+
+def seen_through(
+    picture: NDArray[np.uint8], placement: Placement, reference: tuple[int, int]
+) -> Thumbnail:
+    """Shrink a frame (h, w, 3), cut as a reference of (height, width) shows the person.
+
+    `placement` is that reference's. So frames of another shape or distance become comparable with
+    references.
+    """
+    size = [max(round(_CUT * side / max(reference)), 4) for side in reference]
+    shrink = min(size[0] / reference[0] * placement.scale, 1.0)
+    height, width = picture.shape[:2]
+    sides = max(round(width * shrink), 1), max(round(height * shrink), 1)
+    small = cv2.resize(picture, sides, interpolation=cv2.INTER_AREA)
+    matrix = placement.matrix * (size[0] / reference[0])
+    matrix[:, :2] /= shrink
+    cut = cv2.warpAffine(small, matrix, size[::-1], borderMode=cv2.BORDER_REPLICATE)
+    return Thumbnail.of(np.asarray(cut, np.uint8))
 
 
 def place_reference(

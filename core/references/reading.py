@@ -12,13 +12,19 @@ from splatmend.core.errors import InputError
 from splatmend.core.references.collection import MOST_IN_MEMORY, Reference, References
 from splatmend.core.references.picture_file import PictureFacts, picture_facts
 
-__all__ = ["decode_picture_rgba", "read_pairs", "read_picture_rgba", "read_references"]
+__all__ = [
+    "PICTURE_SUFFIXES",
+    "decode_picture_rgba",
+    "read_pairs",
+    "read_picture_rgba",
+    "read_references",
+]
 
 Picture = NDArray[np.uint8]
 _Pair = tuple[Path | None, Path]
 """A render, where there is one, and the picture."""
 
-_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _FORMATS = "PNG, JPEG, WebP, TIFF or BMP"
 _RENDERS, _PHOTOS = "renders", "photos"
 _NAMED = 3
@@ -161,7 +167,7 @@ def _pictures_in(folder: Path) -> list[Path]:
         there = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror}") from error
-    pictures = [path for path in there if path.suffix.lower() in _SUFFIXES]
+    pictures = [path for path in there if path.suffix.lower() in PICTURE_SUFFIXES]
     if not pictures:
         others = f", only {_listed(path.name for path in there)}" if there else ""
         raise InputError(

@@ -4,6 +4,7 @@
     splatmend run local_viewer.py --point_path a.ply      in another
     splatmend run --deadline-ms 60000 render.py -m out    no picture is missed, however slow
     splatmend run -m package.viewer --port 8080
+    splatmend run --references photos/ viewer.py          with pictures of the person
 
 gsplat, Inria's rasteriser and its forks are patched when the script imports them, see
 `splatmend.plugin.attach.patches` for which, and for what is taken for a picture. With
@@ -45,6 +46,7 @@ from torch import Tensor
 from splatmend.core.errors import InputError
 from splatmend.plugin.attach.patches import Colors, Patches, Picture
 from splatmend.plugin.client import Client, ClientOptions
+from splatmend.plugin.client_references import named_references
 from splatmend.plugin.sockets import DEFAULT_URL, check_url
 from splatmend.plugin.wrap import FAULTS, Wrapped, wrap
 
@@ -229,7 +231,7 @@ class ThreadStreams:
         limit = time.monotonic() + min(self._options.deadline_ms / 1e3, _LONGEST_CONNECT_S)
         while (
             self._options.mode == "sync"
-            and client.state == "down"
+            and (client.state == "down" or client.awaits_references)
             and time.monotonic() < limit
         ):  # fmt: skip
             time.sleep(_POLL_S)
@@ -258,6 +260,9 @@ def _parse(arguments: Sequence[str] | None) -> RunConfig:
     add("--deadline-ms", type=float, default=250.0, help="in sync: the longest wait (250)")
     add("--no-temporal", action="store_true", help=
         "restore each picture by itself: for cameras that jump")  # fmt: skip
+    add("--references", action="append", default=[], metavar="PICTURE", help=
+        "a picture of the person or a folder of them, sent to the server; or the name of one of "
+        "its sets; give it once for each")  # fmt: skip
     add("--colors", choices=("any", "sh"), default="any", help=
         "sh restores only what is rendered from spherical harmonics")  # fmt: skip
     add("--rasterizer", action="append", default=[], metavar="package.module:Name", help=
@@ -281,6 +286,7 @@ def _parse(arguments: Sequence[str] | None) -> RunConfig:
             temporal=not given.no_temporal,
             stream=Path(command[0]).name[:64],
             program="splatmend-run",
+            references=named_references(given.references),
         ),
         colors=given.colors,
         rasterizers=tuple(given.rasterizer),

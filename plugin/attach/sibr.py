@@ -8,6 +8,8 @@ or remote_viewer.py --port 6019.
 It speaks the dialects of Inria's gaussian-splatting, GaussianAvatars and splatviz. Pictures
 pass as they are where the server does not answer, and where a mesh alone is drawn.
 
+With pictures of the person: splatmend sibr --references photos/
+
 Ctrl-C stops it.
 """
 
@@ -25,6 +27,7 @@ import tyro
 
 from splatmend.plugin.attach.sibr_proxy import ProxyOptions, SibrProxy
 from splatmend.plugin.client import Client, ClientOptions
+from splatmend.plugin.client_references import named_references
 from splatmend.plugin.sockets import DEFAULT_URL
 
 __all__ = ["SibrConfig", "main"]
@@ -47,6 +50,9 @@ class SibrConfig:
     """A picture waits so long for the server, then it is shown as it is."""
     temporal: bool = True
     """Let the server steady the pictures over time."""
+    references: tuple[str, ...] = ()
+    """Pictures of the person, or folders of them, to send to the server; or the name of one of its
+    sets."""
     key: Path | None = None
     """For a server on another machine: the client's .key_secret, see `splatmend keys`."""
     server_key: Path | None = None
@@ -69,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         program="splatmend-sibr",
         key=config.key,
         server_key=config.server_key,
+        references=named_references(config.references),
     )
     before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

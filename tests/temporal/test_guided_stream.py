@@ -10,19 +10,15 @@ from numpy.typing import NDArray
 from splatmend.core import Frame, InputError, Reference, References, load_restorer
 from splatmend.temporal import Stream, TemporalOptions
 
+from blobs import blobs
+
 Picture = NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
 def scene() -> Picture:
-    """Dots of many sizes and colours, (128, 160, 3)."""
-    dice = np.random.default_rng(4)
-    picture = np.full((128, 160, 3), 128, np.uint8)
-    for _ in range(420):
-        place = tuple(int(v) for v in dice.integers(0, (160, 128)))
-        color = tuple(int(v) for v in dice.integers(10, 246, 3))
-        cv2.circle(picture, place, int(dice.integers(2, 7)), color, -1)
-    return np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.8), np.uint8)
+    """(128, 160, 3)."""
+    return blobs((128, 160), seed=4)
 
 
 def moved(scene: Picture, pixels: int) -> Picture:
@@ -67,6 +63,7 @@ def test_a_resumed_stream_goes_on_to_the_same_bytes(scene: Picture) -> None:
         assert np.array_equal(ours.color, expected.color)
 
 
+@pytest.mark.slow
 def test_a_box_that_moves_takes_its_references_along(scene: Picture) -> None:
     """A head that crosses the frame: its alpha box steps by 64 pixels, its detail stays."""
     references = References([Reference(picture=scene)])
@@ -100,3 +97,19 @@ def test_references_matter_after_a_cut_at_once(scene: Picture) -> None:
     guided.restore([Frame(color=soft[0], pts=i) for i in range(4)])
     (after,) = guided.restore([Frame(color=soft[1], pts=4)])
     assert error(after.color, other) < 0.8 * error(soft[1], other)
+    assert guided.guide is not None
+    assert guided.guide.fit.unfit == 0
+    assert 2 <= guided.guide.fit.frames <= 5  # a cut is looked at twice and counts once
+
+
+def test_a_frame_that_rests_gets_its_best_references(scene: Picture) -> None:
+    """The view stops: the picture is not repeated before the nearest reference has faded in."""
+    references = References([Reference(picture=moved(scene, at)) for at in (0, 8, 16)])
+    soft = np.asarray(cv2.GaussianBlur(moved(scene, 12), (0, 0), 1.5), np.uint8)
+    guided = stream(references)
+    guided.restore(frames(scene, 11))
+    answers = [f.color for f in guided.restore([Frame(color=soft, pts=11 + i) for i in range(16)])]
+    truth = moved(scene, 12)
+    assert not np.array_equal(answers[0], answers[1])
+    assert np.array_equal(answers[-1], answers[-2])
+    assert error(answers[-1], truth) < error(answers[0], truth)

@@ -17,21 +17,18 @@ from splatmend.training.guided_frames import draw_guided, draw_moved, other_pict
 from splatmend.training.models import CompactModel
 from splatmend.training.pair_crops import draw_pair_frame, folder_poses
 
+from blobs import blobs
+
 Picture = NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
 def clean() -> Picture:
-    """Dots of many sizes and colours, (192, 192, 3)."""
-    dice = np.random.default_rng(2)
-    picture = np.full((192, 192, 3), 128, np.uint8)
-    for _ in range(500):
-        place = tuple(int(v) for v in dice.integers(0, 192, 2))
-        color = tuple(int(v) for v in dice.integers(10, 246, 3))
-        cv2.circle(picture, place, int(dice.integers(2, 9)), color, -1)
-    return np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.8), np.uint8)
+    """(192, 192, 3)."""
+    return blobs((192, 192), seed=2)
 
 
+@pytest.mark.slow
 def test_references_are_near_missing_or_wrong(clean: Picture) -> None:
     degraded = np.asarray(cv2.GaussianBlur(clean, (0, 0), 1.5), np.uint8)
     stranger = np.ascontiguousarray(clean[::-1, ::-1])
@@ -60,6 +57,7 @@ def test_moving_keeps_the_size_and_follows_the_seed(clean: Picture) -> None:
     assert not np.array_equal(first, clean)
 
 
+@pytest.mark.slow
 def test_a_pool_gives_the_proposal_beside_the_pair(portraits_folder: Path) -> None:
     portraits = load_portraits(portraits_folder, "train", foreground=True)
 
@@ -126,7 +124,7 @@ def test_training_leaves_compact_alone_as_it_was(tmp_path: Path) -> None:
     old, new = (load_checkpoint(path) for path in (before, after))
     assert new[0].config["references"]
     assert all(torch.equal(new[1][name], value) for name, value in old[1].items())
-    assert load_restorer(after, device="cpu").takes_guidance  # type: ignore[attr-defined]
+    assert load_restorer(after, device="cpu").traits.takes_guidance
 
 
 @pytest.mark.parametrize(

@@ -68,3 +68,33 @@ def test_the_same_bytes_for_any_number_of_threads(scene: Picture, blurred: Pictu
     for other in found[1:]:
         assert np.array_equal(found[0].flow, other.flow)
         assert np.array_equal(found[0].confidence, other.confidence)
+
+
+def test_a_stream_averages_what_trembles(scene: Picture) -> None:
+    """One view whose parts are displaced anew in every frame, as splats are."""
+    dice = np.random.default_rng(3)
+    reference, course = local_contrast(np.roll(scene, 3, 1)), None
+    alone, averaged = [], []
+    for _ in range(8):
+        jitter = cv2.GaussianBlur(dice.normal(0, 30, (*scene.shape[:2], 2)), (0, 0), 5)
+        frame = local_contrast(sample(scene, jitter.astype(np.float32)))
+        alone.append(align(frame, reference).flow)
+        found = align(frame, reference, course)
+        averaged.append(found.flow)
+        course = found.course
+    inner = np.s_[3:, 24:-24, 24:-24]
+    trembling, steady = (np.stack(flows)[inner].std(0).mean() for flows in (alone, averaged))
+    assert steady < 0.6 * trembling
+    assert np.abs(np.stack(averaged)[inner].mean((0, 1, 2)) - (3, 0)).max() < 0.3
+
+
+def test_a_past_that_agrees_no_more_is_left_at_once(scene: Picture) -> None:
+    """Lids that close: the confidence there falls with the first frame, as without a past."""
+    reference, closed = local_contrast(scene), scene.copy()
+    cv2.circle(closed, (96, 80), 14, (128, 128, 128), -1)
+    course = None
+    for _ in range(4):
+        course = align(reference, reference, course).course
+    lids = np.s_[72:88, 88:104]
+    alone, found = (align(local_contrast(closed), reference, past) for past in (None, course))
+    assert found.confidence[lids].mean() < 1.1 * alone.confidence[lids].mean() < 0.4

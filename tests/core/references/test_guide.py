@@ -15,6 +15,7 @@ from splatmend.core import (
     Reference,
     References,
     RestoreOptions,
+    RestorerTraits,
     Tiled,
     load_restorer,
     restore_frames,
@@ -111,6 +112,39 @@ def test_another_shape_is_guided_where_the_reference_reaches(scene: Picture) -> 
     assert guidance.confidence[0, 0, :, 130:].max() < 0.05
 
 
+def test_frames_of_another_shape_get_the_same_references(scene: Picture) -> None:
+    """A wide canvas that shows the person further off, between two other views."""
+    views = [np.roll(scene, (i, 2 * i), (0, 1)) for i in (-24, 0, 24)]
+    small = cv2.resize(views[2], (134, 112), interpolation=cv2.INTER_AREA)
+    wide = np.full((160, 320, 3), 255, np.uint8)
+    wide[24:136, 93:227] = small
+    (best, *_) = Guide(References(map(_reference, views)), blend=1).guide(wide).choice
+    assert best.index == 2
+
+
+def _reference(picture: Picture) -> Reference:
+    return Reference(picture=picture)
+
+
+@pytest.mark.parametrize("ground", [(255, 255, 255), (30, 30, 30), (0, 200, 90)])
+def test_references_with_alpha_lie_on_the_ground_of_the_frame(
+    scene: Picture, ground: tuple[int, ...]
+) -> None:
+    alpha = np.zeros(scene.shape[:2], np.uint8)
+    cv2.ellipse(alpha, (96, 90), (60, 66), 0, 0, 360, 255, -1)
+    soft, blurred = (np.asarray(cv2.GaussianBlur(p, (0, 0), 1.6), np.uint8) for p in (alpha, scene))
+
+    def laid(picture: Picture, over: Picture) -> Picture:
+        share = over[..., None] / 255
+        return np.rint(share * picture + (1 - share) * np.array(ground)).astype(np.uint8)
+
+    truth, frame = laid(scene, alpha), laid(blurred, soft)
+    key = Reference(picture=scene, alpha=alpha, render=blurred, render_alpha=soft)
+    outline = cv2.dilate(alpha, np.ones((7, 7))) != cv2.erode(alpha, np.ones((7, 7)))
+    answer = restored(frame, key)
+    assert error(answer, truth, (outline,)) < 0.3 * error(frame, truth, (outline,))
+
+
 def test_blend_counts_references(scene: Picture) -> None:
     with pytest.raises(InputError, match="at least 1"):
         Guide(References([Reference(picture=scene)]), blend=0)
@@ -123,10 +157,11 @@ def listening() -> NetworkRestorer:
     assert network.listener is not None
     network.listener.gain.bias.data[:3] = 1.0  # type: ignore[index]
     network.eval().requires_grad_(requires_grad=False)
-    return NetworkRestorer(
-        "listening", network, network.stem.weight.device, network.multiple, network.period,
-        network.receptive_field, keeps_colors=True, takes_guidance=True,
+    traits = RestorerTraits(
+        "listening", multiple=network.multiple, period=network.period,
+        reach=network.receptive_field, keeps_colors=True, takes_guidance=True,
     )  # fmt: skip
+    return NetworkRestorer(traits, network, network.stem.weight.device)
 
 
 def test_a_network_that_listens_is_not_blended_as_well(

@@ -52,6 +52,22 @@ def patched(modules: Path) -> Iterator[Callable[..., Patches]]:
         hook.remove()
 
 
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """What a script changes is put back; returns what would run at the exit."""
+    at_exit: list[Callable[[], None]] = []
+
+    def register(function: Callable[..., None], *arguments: Any) -> None:
+        at_exit.append(lambda: function(*arguments))
+
+    monkeypatch.setattr("atexit.register", register)
+    monkeypatch.setattr(sys, "argv", [*sys.argv])
+    monkeypatch.setattr(sys, "path", ["replaced", *sys.path])
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    return at_exit
+
+
 # With a server
 
 

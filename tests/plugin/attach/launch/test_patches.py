@@ -278,6 +278,7 @@ def interrupt_after(lines: int) -> Any:
     return trace
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_collections")
 def test_interrupts_at_any_line_do_no_harm(server, patched) -> None:
     module = importlib.import_module("diff_gaussian_rasterization")

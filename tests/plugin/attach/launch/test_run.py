@@ -4,9 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,28 +14,13 @@ from splatmend.plugin.attach.launch import main
 # Scripts
 
 
-@pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
-    """What a script changes is put back; returns what would run at the exit."""
-    at_exit: list[Callable[[], None]] = []
-
-    def register(function: Callable[..., None], *arguments: Any) -> None:
-        at_exit.append(lambda: function(*arguments))
-
-    monkeypatch.setattr("atexit.register", register)
-    monkeypatch.setattr(sys, "argv", [*sys.argv])
-    monkeypatch.setattr(sys, "path", ["replaced", *sys.path])
-    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-    return at_exit
-
-
 def script(folder: Path, text: str, name: str = "viewer.py") -> Path:
     path = folder / name
     path.write_text(textwrap.dedent(text))
     return path
 
 
+@pytest.mark.slow
 def test_a_script_and_its_world(modules, server, tmp_path) -> None:
     """The one that has a process of its own."""
     home = tmp_path / "home"

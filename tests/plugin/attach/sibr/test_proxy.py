@@ -3,10 +3,10 @@
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import threading
-import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -23,8 +23,9 @@ from splatmend.plugin.client import Client, ClientOptions
 from splatmend.plugin.server import Server, ServerOptions
 from splatmend.plugin.workers import Engine
 
-from serving import negative, until
+from serving import negative
 from sibr_ends import DIALECTS, SIZE, Renderer, StubClient, Viewer, free_port, picture, request
+from waiting import until
 
 # between a viewer and a renderer
 
@@ -154,7 +155,7 @@ def test_who_says_nothing_does_not_keep_viewers_out(
         assert silent.is_sent_away()
         assert viewer.read(picture(0).size) == (255 - picture(0)).tobytes()
         viewer.tail()
-        time.sleep(0.1)  # later, silence is a viewer's right
+        assert not select.select([viewer.sock], [], [], 0.1)[0]  # later, silence is its right
         viewer.show(request())
     assert "said nothing" in caplog.text
 
@@ -233,13 +234,14 @@ def test_pictures_go_on_when_the_server_goes(stack: ExitStack, proxy) -> None:
     client = stack.enter_context(Client(server.urls[0], ClientOptions(deadline_ms=3000)))
     renderer = stack.enter_context(Renderer())
     assert client.wait(10)
-    viewer = stack.enter_context(Viewer(proxy(renderer.port, client).address))
+    between = proxy(renderer.port, client)
+    viewer = stack.enter_context(Viewer(between.address))
     assert np.array_equal(viewer.show(request())[0], 255 - picture(0))
     server.stop()
-    begin = time.monotonic()
     for index in range(1, 30):
         assert np.array_equal(viewer.show(request())[0], picture(index))
-    assert time.monotonic() - begin < 3  # one deadline
+    assert between.counts.get("late", 0) <= 1  # one deadline
+    assert sum(between.counts.values()) == 30
 
 
 def test_a_server_that_hangs_costs_three_deadlines(stack: ExitStack, proxy) -> None:
