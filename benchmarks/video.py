@@ -71,11 +71,11 @@ def measure(source: Path, model: str, size: int) -> dict[str, float]:
         count = sum(1 for _ in container.decode(video=0))
     rows["decode alone"] = (time.perf_counter() - started) / count * 1e3
     for each in (copy, restorer):
-        target = source.with_name(f"{each.name}.mp4")
+        target = source.with_name(f"{each.traits.name}.mp4")
         started = time.perf_counter()
         summary = restore_video(source, target, each, VideoOptions())
         seconds = time.perf_counter() - started
-        rows[f"restore-video, {each.name}"] = seconds / summary.frames * 1e3
+        rows[f"restore-video, {each.traits.name}"] = seconds / summary.frames * 1e3
         target.unlink()
     return rows
 

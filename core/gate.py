@@ -1,7 +1,7 @@
 """Leaving clean frames alone: a restorer that acts as far as a frame looks damaged."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from splatmend.core.errors import InputError
 from splatmend.core.estimator import artifact_score
 from splatmend.core.references.guidance import Guidance
-from splatmend.core.restorer import Restorer, checked, restore_guided, takes_guidance
+from splatmend.core.restorer import Restorer, RestorerTraits, checked, restore_guided
 
 __all__ = ["Gated"]
 
@@ -38,44 +38,15 @@ class Gated:
             )
 
     @property
-    def name(self) -> str:
-        """The inner restorer's, marked."""
-        return f"{self.restorer.name}, gated"
+    def traits(self) -> RestorerTraits:
+        """The inner restorer's: a scaled residual has no other frequencies, and no other reach."""
+        traits = self.restorer.traits
+        return replace(traits, name=f"{traits.name}, gated")
 
     @property
     def device(self) -> torch.device:
         """The inner restorer's."""
         return self.restorer.device
-
-    @property
-    def multiple(self) -> int:
-        """The inner restorer's."""
-        return self.restorer.multiple
-
-    @property
-    def period(self) -> int:
-        """The inner restorer's."""
-        return self.restorer.period
-
-    @property
-    def reach(self) -> int:
-        """The inner restorer's; the score itself sees the whole picture."""
-        return self.restorer.reach
-
-    @property
-    def keeps_colors(self) -> bool:
-        """The inner restorer's: a scaled residual has no other frequencies."""
-        return self.restorer.keeps_colors
-
-    @property
-    def small(self) -> int:
-        """The inner restorer's."""
-        return self.restorer.small
-
-    @property
-    def takes_guidance(self) -> bool:
-        """Whether the inner restorer does."""
-        return takes_guidance(self.restorer)
 
     def share(self, rgb: Tensor) -> Tensor:
         """How much of the restoration each frame of (n, 3, h, w) gets, (n,) in [0, 1]."""

@@ -13,7 +13,7 @@ from splatmend.core.checkpoint import config_from_json, load_checkpoint, read_he
 from splatmend.core.compact import Compact, CompactConfig
 from splatmend.core.errors import CheckpointError, InputError, ModelError, UnknownModelError
 from splatmend.core.lora import merge_lora
-from splatmend.core.restorer import Copy, NetworkRestorer, Restorer, UnsharpMask
+from splatmend.core.restorer import Copy, NetworkRestorer, Restorer, RestorerTraits, UnsharpMask
 
 __all__ = ["available_restorers", "fast_dtype", "load_restorer", "pick_device"]
 
@@ -154,17 +154,16 @@ def _load_compact(
         merge_lora(network, lora)
     network.to(device, fast_dtype(device)).to(memory_format=torch.channels_last)
     network.eval().requires_grad_(requires_grad=False)
-    return NetworkRestorer(
+    traits = RestorerTraits(
         name,
-        network,
-        device,
-        network.multiple,
-        network.period,
-        network.receptive_field,
-        network.config.color_lock,
-        network.config.small,
-        network.config.references,
+        multiple=network.multiple,
+        period=network.period,
+        reach=network.receptive_field,
+        keeps_colors=network.config.color_lock,
+        small=network.config.small,
+        takes_guidance=network.config.references,
     )
+    return NetworkRestorer(traits, network, device)
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -1,6 +1,6 @@
 """Frames through a restorer: alpha, strength and the colour lock, in one place for all users."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from splatmend.core.color_lock import lock_colors
 from splatmend.core.errors import InputError
 from splatmend.core.frame import Frame
 from splatmend.core.pixels import from_tensor, to_tensor
-from splatmend.core.references import Choice, Guidance, Guide, References
+from splatmend.core.references import Choice, Guidance, Guide, Guided, References
 from splatmend.core.restorer import Restorer, restore_guided, takes_guidance
 
 __all__ = [
@@ -60,7 +60,7 @@ class RestoreOptions:
         """
         if self.magnify is not None:
             return self
-        return replace(self, magnify=2 if max(size) <= restorer.small else 1)
+        return replace(self, magnify=2 if max(size) <= restorer.traits.small else 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ def restore_pixels(
     else:
         restored = _enlarged(restorer, rgb, times, guidance)
     exact = guidance is not None and guidance.exact
-    keeps = restorer.keeps_colors and (guidance is None or takes_guidance(restorer))
+    keeps = restorer.traits.keeps_colors and (guidance is None or takes_guidance(restorer))
     lock = options.color_lock and not keeps and not exact
     if options.strength == 1 and not lock:
         return restored
@@ -124,19 +124,19 @@ def guide_picture(
     before: Choice = (),
     *,
     subject: tuple[slice, slice] | None = None,
-) -> tuple[Guidance, Choice]:
+) -> Guided:
     """Guidance for one opaque picture (1, 3, h, w) in [0, 1], on its device, and the choice.
 
     `before` is the choice for the frame before, in a stream, `subject` the part of the picture
     that shows the person, if it is known.
     """
     guided = guide.guide(from_tensor(rgb, np.uint8)[0], before, subject=subject)
-    return guided.guidance.map(lambda plane: plane.to(rgb.device)), guided.choice
+    return _mapped(guided, lambda plane: plane.to(rgb.device))
 
 
 def guide_frame(
     guide: Guide, frame: Frame, laid_out: LaidOut, options: RestoreOptions, before: Choice = ()
-) -> tuple[Guidance, Choice]:
+) -> Guided:
     """Guidance for what `lay_out` made of a frame; see `guide_picture`.
 
     It is found on the whole frame and then cut: references show whole frames as well, and lie
@@ -146,9 +146,13 @@ def guide_frame(
         return guide_picture(guide, laid_out.rgb, before)
     whole = (slice(0, frame.size[0]), slice(0, frame.size[1]))
     shown = _on_matte(frame, whole, options, torch.device("cpu"))
-    guidance, choice = guide_picture(guide, shown, before, subject=laid_out.box)
+    guided = guide_picture(guide, shown, before, subject=laid_out.box)
     device, part = laid_out.rgb.device, (..., *laid_out.box)
-    return guidance.map(lambda plane: plane[part].to(device)), choice
+    return _mapped(guided, lambda plane: plane[part].to(device))
+
+
+def _mapped(guided: Guided, function: Callable[[Tensor], Tensor]) -> Guided:
+    return replace(guided, guidance=guided.guidance.map(function))
 
 
 def restore_frames(
@@ -237,13 +241,21 @@ def _restore_with_alpha(
     laid_out = lay_out(frame, options, restorer.device)
     if laid_out is None or options.strength == 0:
         return frame
-    guidance = None if guide is None else guide_frame(guide, frame, laid_out, options)[0]
+    guidance = None
+    if guide is not None:
+        guided = guide_frame(guide, frame, laid_out, options)
+        guide.count(guided)
+        guidance = guided.guidance
     return take_back(frame, laid_out, restore_pixels(restorer, laid_out.rgb, options, guidance))
 
 
 def _guide_all(guide: Guide, rgb: Tensor) -> Guidance:
     """Guidance for each of (n, 3, h, w) by itself."""
-    each = [guide_picture(guide, picture[None])[0] for picture in rgb]
+    each = []
+    for picture in rgb:
+        guided = guide_picture(guide, picture[None])
+        guide.count(guided)
+        each.append(guided.guidance)
     if any(g.view is not None for g in each):  # a picture that is its own view is not changed by it
         each = [
             g if g.view is not None else replace(g, view=picture[None].float())

@@ -8,22 +8,23 @@ nothing between calls: same input, same bytes out.
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from splatmend.core.errors import InputError
 from splatmend.core.pixels import crop_to, pad_to_multiple
 from splatmend.core.references.guidance import Guidance
+from splatmend.core.resample import blur, blur_radius
 
 __all__ = [
     "Copy",
     "GuidedRestorer",
     "NetworkRestorer",
     "Restorer",
+    "RestorerTraits",
     "UnsharpMask",
     "checked",
     "restore_guided",
@@ -31,43 +32,39 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True)
+class RestorerTraits:
+    """What a restorer says of itself; one that wraps another passes them on."""
+
+    name: str
+    """Short, for tables and logs."""
+    _: KW_ONLY
+    multiple: int = 1
+    """Sides that this divides need no padding."""
+    period: int = 1
+    """Crops whose corners lie on multiples of this see the same grid as the whole picture."""
+    reach: int = 0
+    """How many pixels away an input pixel can still change an output pixel."""
+    keeps_colors: bool = False
+    """Whether its residual has no low frequencies, so that a colour lock has nothing to do."""
+    small: int = 0
+    """Longest side of frames that come out better restored at twice their size; 0: none."""
+    takes_guidance: bool = False
+    """Whether it fuses by itself what references propose, as a `GuidedRestorer`."""
+
+
 @runtime_checkable
 class Restorer(Protocol):
     """Maps frames to frames; knows nothing of time, files or alpha."""
 
     @property
-    def name(self) -> str:
-        """Short name for tables and logs."""
+    def traits(self) -> RestorerTraits:
+        """What its callers must know of it."""
         ...
 
     @property
     def device(self) -> torch.device:
         """Where it wants its input."""
-        ...
-
-    @property
-    def multiple(self) -> int:
-        """Sides that this divides need no padding."""
-        ...
-
-    @property
-    def period(self) -> int:
-        """Crops whose corners lie on multiples of this see the same grid as the whole picture."""
-        ...
-
-    @property
-    def reach(self) -> int:
-        """How many pixels away an input pixel can still change an output pixel."""
-        ...
-
-    @property
-    def keeps_colors(self) -> bool:
-        """Whether its residual has no low frequencies, so that a colour lock has nothing to do."""
-        ...
-
-    @property
-    def small(self) -> int:
-        """Longest side of frames that come out better restored at twice their size; 0: none."""
         ...
 
     def __call__(self, rgb: Tensor) -> Tensor:
@@ -82,11 +79,6 @@ class Restorer(Protocol):
 class GuidedRestorer(Restorer, Protocol):
     """A restorer that fuses what references propose by itself."""
 
-    @property
-    def takes_guidance(self) -> bool:
-        """Whether it does: a wrapper can only if what it wraps can."""
-        ...
-
     def __call__(self, rgb: Tensor, guidance: Guidance | None = None) -> Tensor:
         """Restore (n, 3, h, w); without guidance as any other restorer."""
         ...
@@ -94,7 +86,7 @@ class GuidedRestorer(Restorer, Protocol):
 
 def takes_guidance(restorer: Restorer) -> TypeGuard[GuidedRestorer]:
     """Whether a restorer fuses guidance by itself."""
-    return bool(getattr(restorer, "takes_guidance", False))
+    return restorer.traits.takes_guidance
 
 
 def restore_guided(restorer: Restorer, rgb: Tensor, guidance: Guidance | None) -> Tensor:
@@ -137,24 +129,18 @@ def checked(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @dataclass(frozen=True)
 class NetworkRestorer:
-    """A network that predicts the residual of pictures whose sides `multiple` divides."""
+    """A network that predicts the residual of pictures whose sides `traits.multiple` divides."""
 
-    name: str
+    traits: RestorerTraits
     network: nn.Module
     device: torch.device
-    multiple: int
-    period: int
-    reach: int
-    keeps_colors: bool
-    small: int = 0
-    takes_guidance: bool = False
 
     @checked
     def __call__(self, rgb: Tensor, guidance: Guidance | None = None) -> Tensor:
         """Restore; the network computes in its weights' precision, the rest is float32."""
         source = rgb.to(self.device, torch.float32).contiguous()
-        padded = pad_to_multiple(source, self.multiple)
-        if guidance is not None and self.takes_guidance:
+        padded = pad_to_multiple(source, self.traits.multiple)
+        if guidance is not None and self.traits.takes_guidance:
             residual = self.network(padded, guidance.map(self._as_padded))
         else:
             residual = self.network(padded)
@@ -162,7 +148,8 @@ class NetworkRestorer:
         return restored.to(rgb.device, rgb.dtype).contiguous()
 
     def _as_padded(self, plane: Tensor) -> Tensor:
-        return pad_to_multiple(plane.to(self.device, torch.float32).contiguous(), self.multiple)
+        plane = plane.to(self.device, torch.float32).contiguous()
+        return pad_to_multiple(plane, self.traits.multiple)
 
 
 @dataclass(frozen=True)
@@ -170,12 +157,7 @@ class Copy:
     """Returns its input: what everything around a restorer costs and changes."""
 
     device: torch.device
-    name: str = "copy"
-    multiple: int = 1
-    period: int = 1
-    reach: int = 0
-    keeps_colors: bool = True
-    small: int = 0
+    traits: RestorerTraits = RestorerTraits("copy", keeps_colors=True)
 
     @checked
     def __call__(self, rgb: Tensor) -> Tensor:
@@ -190,25 +172,14 @@ class UnsharpMask:
     device: torch.device
     amount: float = 1.0
     sigma: float = 1.5
-    name: str = "unsharp"
-    multiple: int = 1
-    period: int = 1
-    keeps_colors: bool = True
-    small: int = 0
 
     @property
-    def reach(self) -> int:
-        """Radius of the blur."""
-        return int(3 * self.sigma + 0.5)
+    def traits(self) -> RestorerTraits:
+        """It reaches as far as its blur."""
+        return RestorerTraits("unsharp", reach=blur_radius(self.sigma), keeps_colors=True)
 
     @checked
     def __call__(self, rgb: Tensor) -> Tensor:
         """Sharpen by the difference to a Gaussian blur."""
-        line = torch.arange(-self.reach, self.reach + 1, device=rgb.device, dtype=torch.float32)
-        kernel = torch.exp(-0.5 * (line / self.sigma) ** 2)
-        kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
-        source, pad = rgb.float(), self.reach
-        across = F.conv2d(F.pad(source, (pad, pad, 0, 0), "replicate"), kernel, groups=3)
-        vertical = kernel.transpose(2, 3)
-        blurred = F.conv2d(F.pad(across, (0, 0, pad, pad), "replicate"), vertical, groups=3)
-        return (source + self.amount * (source - blurred)).to(rgb.dtype)
+        source = rgb.float()
+        return (source + self.amount * (source - blur(source, self.sigma))).to(rgb.dtype)

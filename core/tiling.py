@@ -1,6 +1,6 @@
 """Pictures too large for memory, restored in overlapping tiles without visible seams."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from splatmend.core.errors import InputError
 from splatmend.core.references.guidance import Guidance
-from splatmend.core.restorer import Restorer, checked, restore_guided, takes_guidance
+from splatmend.core.restorer import Restorer, RestorerTraits, checked, restore_guided
 
 __all__ = ["Tiled"]
 
@@ -36,44 +36,15 @@ class Tiled:
             raise InputError(f"tile must be at least 128 pixels, got {self.tile}")
 
     @property
-    def name(self) -> str:
-        """The inner restorer's, with the side: tiles are part of what a result depends on."""
-        return f"{self.restorer.name}, tiles of {self.tile}"
+    def traits(self) -> RestorerTraits:
+        """The inner restorer's; the name tells the side, for a result depends on it."""
+        traits = self.restorer.traits
+        return replace(traits, name=f"{traits.name}, tiles of {self.tile}")
 
     @property
     def device(self) -> torch.device:
         """The inner restorer's."""
         return self.restorer.device
-
-    @property
-    def multiple(self) -> int:
-        """The inner restorer's."""
-        return self.restorer.multiple
-
-    @property
-    def period(self) -> int:
-        """The inner restorer's."""
-        return self.restorer.period
-
-    @property
-    def reach(self) -> int:
-        """The inner restorer's."""
-        return self.restorer.reach
-
-    @property
-    def keeps_colors(self) -> bool:
-        """The inner restorer's."""
-        return self.restorer.keeps_colors
-
-    @property
-    def small(self) -> int:
-        """The inner restorer's."""
-        return self.restorer.small
-
-    @property
-    def takes_guidance(self) -> bool:
-        """Whether the inner restorer does."""
-        return takes_guidance(self.restorer)
 
     @checked
     def __call__(self, rgb: Tensor, guidance: Guidance | None = None) -> Tensor:
@@ -98,14 +69,14 @@ class Tiled:
     @property
     def _margin(self) -> int:
         """Pixels at a tile's inner edges that are not used: a quarter of it at most."""
-        return min(self.reach, self.tile // 4)
+        return min(self.restorer.traits.reach, self.tile // 4)
 
     def _starts(self, length: int) -> list[int]:
         """First pixels of the tiles along one side, on the restorer's own grid."""
         if length <= self.tile:
             return [0]
         step = self.tile - 2 * self._margin - _BLEND
-        step -= step % self.period
+        step -= step % self.restorer.traits.period
         if step < 1:
             raise InputError(
                 f"tile {self.tile} leaves nothing between its margins of {self._margin} pixels: "

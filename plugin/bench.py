@@ -149,7 +149,8 @@ def _prepare(
             torch.manual_seed(0)
             restorer, network = build(model, rung, source, device)
         dtype = next(network.parameters()).dtype
-        padded = -(-config.size // restorer.multiple) * restorer.multiple
+        multiple = restorer.traits.multiple
+        padded = -(-config.size // multiple) * multiple
         for batch in batches:
             shape = (batch, 3, config.size, config.size)
             rgb = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device)

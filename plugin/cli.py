@@ -314,7 +314,7 @@ def _summary_line(
         size /= 1000
     return (
         f"{summary.frames} frames{resumed} in {took:.1f} s, {new / max(took, 1e-9):.1f} fps, "
-        f"{restorer.name} on {restorer.device}{_guided_by(options)}: {summary.target}, "
+        f"{restorer.traits.name} on {restorer.device}{_guided_by(options)}: {summary.target}, "
         f"{size:.3g} {unit}"
     )
 

@@ -130,6 +130,11 @@ class Client:
         return self._link.offer.in_use
 
     @property
+    def awaits_references(self) -> bool:
+        """Whether the server has yet to say if it uses the references that this client sent."""
+        return self._link.offer.is_open
+
+    @property
     def counts(self) -> dict[str, int]:
         """Frames sent, restored, and shown raw by reason; `unasked` answers were thrown away."""
         return dict(self._link.counts)

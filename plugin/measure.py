@@ -4,7 +4,8 @@ splatmend measure per_frame.mp4 temporal.mp4 --input shot.mp4
 splatmend measure before=a.mp4 after=b/ --reference whole/ --seams 256 512
 
 Everything is measured against the reference where there is one, else against the input,
-whose motion all clips share. Writes measures.json, measures.md and measures.png.
+whose motion all clips share. Writes measures.json, measures.md and, with matplotlib
+(pip install 'splatmend[plot]'), measures.png.
 """
 
 import json
@@ -117,8 +118,11 @@ def measure(config: MeasureConfig) -> dict[str, ClipMeasures]:
     }
     (config.out / "measures.json").write_text(json.dumps(report, indent=1) + "\n")
     (config.out / "measures.md").write_text(table)
-    plot = draw_plot(measures, guide=guide, seams=config.seams)
-    cv2.imwrite(str(config.out / "measures.png"), plot[..., ::-1])
+    try:
+        plot = draw_plot(measures, guide=guide, seams=config.seams)
+        cv2.imwrite(str(config.out / "measures.png"), plot[..., ::-1])
+    except ModuleNotFoundError as error:
+        _say(f"the plot is left out: {error.name} is not installed (pip install 'splatmend[plot]')")
     sys.stdout.write(f"{table}\n{frames} frames; written to {config.out}\n")
     return measures
 

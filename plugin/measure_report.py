@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from splatmend.plugin.plot import Panel, plot_series
 from splatmend.temporal.measures import ClipMeasures
 
 __all__ = ["draw_plot", "markdown_table"]
@@ -74,7 +73,13 @@ def _cell(row: _Row, figures: Mapping[str, float]) -> str:
 def draw_plot(
     measures: Mapping[str, ClipMeasures], *, guide: str | None, seams: Sequence[int] = ()
 ) -> NDArray[np.uint8]:
-    """The series worth looking at, over time -> (h, w, 3) RGB; input and reference in grey."""
+    """Draw the series worth looking at, over time -> (h, w, 3) RGB; input and reference in grey.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    from splatmend.plugin.plot import Panel, plot_series
+
     against = f" less the {guide}'s" if guide else ""
     panels = [
         (f"warping error{against}, 1e-3", ("warping_error_relative", "warping_error"), 1e3),

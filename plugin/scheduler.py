@@ -208,7 +208,7 @@ class Scheduler:
                 StreamFigures(
                     session=s.id, stream=s.hello.stream, client=s.hello.client, mode=s.hello.mode,
                     size=s.meter.size, fps=s.meter.fps(), frames=dict(s.meter.frames),
-                    age_ms=s.meter.ages(),
+                    age_ms=s.meter.ages(), guided=s.fit.frames, unfit=s.fit.unfit,
                 )
                 for s in self._sessions.values()
             )  # fmt: skip

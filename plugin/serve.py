@@ -20,11 +20,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -36,9 +36,8 @@ from splatmend.plugin.reference_sets import ReferenceSets, read_sets
 from splatmend.plugin.server import Server, ServerOptions
 from splatmend.plugin.sessions import Policy
 from splatmend.plugin.sockets import DEFAULT_URL, host_port
-from splatmend.plugin.stats import MetricsEndpoint
+from splatmend.plugin.stats import Figures, MetricsEndpoint
 from splatmend.plugin.uploads import UploadLimits
-from splatmend.plugin.watch import Watch
 from splatmend.plugin.workers import Engine, engine_of
 from splatmend.temporal import Stream, warm_up
 
@@ -145,7 +144,7 @@ def serve(config: ServeConfig, stop: threading.Event, *, say: Callable[[str], No
         if options.references:
             say(f"references: {options.references}")
         if config.watch:
-            stack.enter_context(Watch(server.figures))
+            stack.enter_context(_watch(server.figures))
         stop.wait()
     say("stopped")
 
@@ -170,6 +169,16 @@ def engines_of(config: ServeConfig) -> list[Engine]:
         )
         for device in config.device
     ]
+
+
+def _watch(figures: Callable[[], Figures]) -> AbstractContextManager[Any]:
+    try:
+        from splatmend.plugin.watch import watch
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"--watch needs {error.name}, which is not installed: pip install 'splatmend[gateway]'"
+        ) from error
+    return watch(figures)
 
 
 def _options(config: ServeConfig) -> ServerOptions:

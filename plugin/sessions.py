@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from splatmend.core.frame import Frame
-from splatmend.core.references import Guide
+from splatmend.core.references import Guide, ReferenceFit
 from splatmend.plugin.framing import Buffer
 from splatmend.plugin.messages import FrameRequest, Hello
 from splatmend.plugin.stats import Meter
@@ -136,9 +136,16 @@ class Session:
     stream: StreamLike | None = None
     """The worker's alone, as is `stream_guide`, with which it was made."""
     stream_guide: Guide | None = None
+    judged: Guide | None = None
+    """The worker's alone: the references of which it knows, and has said, whether they fit."""
     last_id_prepared: int = -(1 << 60)
     """The worker's alone, as is `last_kind`: of the frame before."""
     last_kind: tuple[object, ...] = ()
+
+    @property
+    def fit(self) -> ReferenceFit:
+        """In how many frames its references fitted, since it has them."""
+        return ReferenceFit() if self.guide is None else self.guide.fit
 
     @property
     def ordered(self) -> bool:

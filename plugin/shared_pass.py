@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from splatmend.core.references import Guidance
-from splatmend.core.restorer import Restorer, takes_guidance
+from splatmend.core.restorer import Restorer, RestorerTraits, takes_guidance
 
 __all__ = ["SharedPass"]
 
@@ -61,44 +61,14 @@ class SharedPass:
         self._asked: list[_Call] = []
 
     @property
-    def name(self) -> str:
-        """The inner restorer's, as all else that describes it."""
-        return self._restorer.name
+    def traits(self) -> RestorerTraits:
+        """The inner restorer's."""
+        return self._restorer.traits
 
     @property
     def device(self) -> torch.device:
-        """Where it wants its input."""
+        """The inner restorer's."""
         return self._restorer.device
-
-    @property
-    def multiple(self) -> int:
-        """See `Restorer`."""
-        return self._restorer.multiple
-
-    @property
-    def period(self) -> int:
-        """See `Restorer`."""
-        return self._restorer.period
-
-    @property
-    def reach(self) -> int:
-        """See `Restorer`."""
-        return self._restorer.reach
-
-    @property
-    def keeps_colors(self) -> bool:
-        """See `Restorer`."""
-        return self._restorer.keeps_colors
-
-    @property
-    def small(self) -> int:
-        """See `Restorer`."""
-        return self._restorer.small
-
-    @property
-    def takes_guidance(self) -> bool:
-        """Whether the inner restorer does."""
-        return takes_guidance(self._restorer)
 
     def __call__(self, rgb: Tensor, guidance: Guidance | None = None) -> Tensor:
         """Restore (n, 3, h, w), together with what the other tasks ask for."""

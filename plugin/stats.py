@@ -1,13 +1,13 @@
 """Figures of the server: counted as frames are answered, read by all who ask.
 
-`Figures` is what the stats message carries, what the Prometheus endpoint prints and what
-`splatmend serve --watch` shows.
+The stats message carries `Figures`, the Prometheus endpoint prints them, and
+`splatmend serve --watch` shows them.
 """
 
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
@@ -24,7 +24,6 @@ __all__ = [
     "Meter",
     "MetricsEndpoint",
     "StreamFigures",
-    "prometheus_text",
     "resident_bytes",
 ]
 
@@ -51,6 +50,10 @@ class StreamFigures:
     """By outcome."""
     age_ms: dict[str, tuple[float, float]]
     """By stage: median and 95th percentile, of the last 256 restored frames."""
+    guided: int = 0
+    """Frames that its present references have guided."""
+    unfit: int = 0
+    """Of these, frames that no reference fitted."""
 
 
 @dataclass(frozen=True)
@@ -111,77 +114,91 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def prometheus_text(figures: Figures) -> str:
-    """Prometheus' text format, version 0.0.4."""
-    return "\n".join(_prometheus_lines(figures)) + "\n"
+def _metrics(figures: Figures) -> Iterator[Any]:
+    """Give the figures as Prometheus knows them."""
+    from prometheus_client import Metric
+
+    def metric(kind: str, name: str, text: str, rows: Iterable[tuple[Any, float]]) -> Metric:
+        made = Metric(f"splatmend_{name.removesuffix('_total')}", text, kind)
+        for labels, value in rows:
+            made.add_sample(f"splatmend_{name}", labels, value)
+        return made
+
+    streams = [
+        ({"session": each.session, "stream": each.stream, "mode": each.mode}, each)
+        for each in figures.streams
+    ]
+    frames = [({"outcome": name}, figures.frames.get(name, 0)) for name in OUTCOMES]
+    by_stream = [
+        ({**labels, "outcome": name}, count)
+        for labels, each in streams
+        for name, count in sorted(each.frames.items())
+    ]
+    ages = [
+        ({**labels, "stage": stage, "quantile": quantile}, round(milliseconds / 1e3, 6))
+        for labels, each in streams
+        for stage, pair in each.age_ms.items()
+        for quantile, milliseconds in zip(("0.5", "0.95"), pair, strict=True)
+    ]
+    guided = [
+        ({**labels, "fits": fits}, count)
+        for labels, each in streams
+        for fits, count in (("yes", each.guided - each.unfit), ("no", each.unfit))
+        if each.guided
+    ]
+    fps = [(labels, each.fps) for labels, each in streams]
+    yield metric("gauge", "uptime_seconds", "Since the server started.", [({}, figures.uptime_s)])
+    memory = figures.resident_bytes
+    yield metric("gauge", "resident_bytes", "Memory of the server process.", [({}, memory)])
+    yield metric("gauge", "sessions", "Clients that have said hello.", [({}, len(streams))])
+    yield metric("counter", "frames_total", "Frames answered, by outcome.", frames)
+    yield metric("gauge", "stream_fps", "Frames restored in a second, by stream.", fps)
+    text = "Frames answered, by stream and outcome."
+    yield metric("counter", "stream_frames_total", text, by_stream)
+    text = "Frames of the present references, by stream and whether any reference fits."
+    yield metric("gauge", "stream_guided_frames", text, guided)
+    yield metric("gauge", "age_seconds", "Time spent at the server, by stream and stage.", ages)
 
 
-def _prometheus_lines(figures: Figures) -> Iterator[str]:
-    def head(name: str, kind: str, text: str) -> Iterator[str]:
-        yield f"# HELP splatmend_{name} {text}"
-        yield f"# TYPE splatmend_{name} {kind}"
+def _handler(figures: Callable[[], Figures]) -> type[BaseHTTPRequestHandler]:
+    try:
+        from prometheus_client import CollectorRegistry, MetricsHandler
+        from prometheus_client.registry import Collector
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "the metrics endpoint needs prometheus_client, which is not installed: "
+            "pip install 'splatmend[gateway]'"
+        ) from error
 
-    yield from head("uptime_seconds", "gauge", "Since the server started.")
-    yield f"splatmend_uptime_seconds {figures.uptime_s:.3f}"
-    yield from head("resident_bytes", "gauge", "Memory of the server process.")
-    yield f"splatmend_resident_bytes {figures.resident_bytes}"
-    yield from head("sessions", "gauge", "Clients that have said hello.")
-    yield f"splatmend_sessions {len(figures.streams)}"
-    yield from head("frames_total", "counter", "Frames answered, by outcome.")
-    for outcome in OUTCOMES:
-        count = figures.frames.get(outcome, 0)
-        yield f'splatmend_frames_total{{outcome="{outcome}"}} {count}'
-    yield from head("stream_fps", "gauge", "Frames restored in a second, by stream.")
-    for each in figures.streams:
-        yield f"splatmend_stream_fps{{{_labels(each)}}} {each.fps}"
-    yield from head("stream_frames_total", "counter", "Frames answered, by stream and outcome.")
-    for each in figures.streams:
-        for outcome, count in sorted(each.frames.items()):
-            labels = f'{_labels(each)},outcome="{outcome}"'
-            yield f"splatmend_stream_frames_total{{{labels}}} {count}"
-    yield from head("age_seconds", "gauge", "Time spent at the server, by stream and stage.")
-    for each in figures.streams:
-        for stage, (middle, high) in each.age_ms.items():
-            for quantile, value in (("0.5", middle), ("0.95", high)):
-                labels = f'{_labels(each)},stage="{stage}",quantile="{quantile}"'
-                yield f"splatmend_age_seconds{{{labels}}} {value / 1e3:.6f}"
+    class Collected(Collector):
+        def collect(self) -> Iterator[Any]:
+            return _metrics(figures())
 
+    class Handler(MetricsHandler):
+        registry = CollectorRegistry()
+        timeout = 5  # seconds for a request to arrive
 
-def _labels(each: StreamFigures) -> str:
-    escaped = (
-        text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        for text in (each.session, each.stream, each.mode)
-    )
-    return 'session="{}",stream="{}",mode="{}"'.format(*escaped)
+        def do_GET(self) -> None:  # noqa: N802
+            if self.path.split("?")[0] == "/metrics":
+                super().do_GET()
+            else:
+                self.send_error(404, "only /metrics is here")
+
+    Handler.registry.register(Collected())
+    return Handler
 
 
 class MetricsEndpoint:
-    """Serves `/metrics` over HTTP on a thread of its own.
+    """Serves `/metrics` over HTTP on a thread of its own, as text or OpenMetrics.
 
     Raises:
-        InputError: the address is taken or not ours.
+        InputError: the address is taken or not ours, or prometheus_client is not installed.
     """
 
     def __init__(self, host: str, port: int, figures: Callable[[], Figures]) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            timeout = 5  # seconds for a request to arrive
-
-            def do_GET(self) -> None:
-                if self.path.split("?")[0] != "/metrics":
-                    self.send_error(404, "only /metrics is here")
-                    return
-                body = prometheus_text(figures()).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                """A scrape every few seconds is no news."""
-
+        handler = _handler(figures)
         try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
+            self._server = ThreadingHTTPServer((host, port), handler)
         except OSError as error:
             raise InputError(
                 f"cannot serve metrics on {host}:{port}: {error.strerror}; choose another port"

@@ -20,6 +20,7 @@ from splatmend.core import (
     Frame,
     Guide,
     InputError,
+    ReferenceFit,
     References,
     RestoreOptions,
     Restorer,
@@ -31,6 +32,7 @@ from splatmend.core import (
     restore_frames,
     to_tensor,
 )
+from splatmend.core.restore import as_guide
 from splatmend.plugin.clip import PICTURE_SUFFIXES, Clip, number_pattern, open_clip
 from splatmend.plugin.compare import CompareMode, compare, compared_size, inset
 from splatmend.plugin.encode import Encoding, EncodingOptions, plan_encoding
@@ -111,7 +113,9 @@ class VideoSummary:
     bytes: int
     """Size of the result."""
     warnings: tuple[str, ...]
-    """What could not be carried over, one line each."""
+    """What could not be carried over, and references that do not fit, one line each."""
+    fit: ReferenceFit
+    """In how many frames of this run no reference fitted; `frames` is 0 without references."""
 
 
 def restore_video(
@@ -157,6 +161,7 @@ def restore_video(
         seconds=time.monotonic() - began,
         bytes=size,
         warnings=(*job.encoding.notes, *warnings),
+        fit=ReferenceFit() if job.guide is None else job.guide.fit,
     )
 
 
@@ -239,7 +244,9 @@ def _prepare(source: Path, target: Path, restorer: Restorer, options: VideoOptio
     )
     encoding.open()  # an encoder that does not work should say so before the first frame
     tiled = Tiled(restorer, options.tile) if options.tile else restorer
-    temporal, guide = options.temporal, _guide(options, clip)
+    temporal = options.temporal
+    references = references_as_coded(options.references, clip.display_matrix)
+    guide = as_guide(references, options.restore)
     stream = None
     if temporal is not None:
         stream = Stream(tiled, options.restore, temporal, references=guide)
@@ -254,13 +261,6 @@ def _prepare(source: Path, target: Path, restorer: Restorer, options: VideoOptio
         batch=batch,
         segment_frames=length,
     )
-
-
-def _guide(options: VideoOptions, clip: Clip) -> Guide | None:
-    if options.references is None:
-        return None
-    references = references_as_coded(options.references, clip.display_matrix)
-    return Guide(references, matte=options.restore.matte)
 
 
 def _check_places(clip: Clip, target: Path) -> None:
@@ -295,7 +295,7 @@ def _fingerprint(job: _Job) -> dict[str, Any]:
         "encoding": repr(job.encoding),
         "batch": job.batch,
         "segment_frames": job.segment_frames,
-        "model": f"{job.restorer.name} {_probe(job.restorer)}",
+        "model": f"{job.restorer.traits.name} {_probe(job.restorer)}",
         "motion": None if job.stream is None else _probe_motion(job.stream.flow),
         "ffmpeg": repr(av.library_versions),
     }
@@ -344,6 +344,8 @@ def _finish(job: _Job, reader: ClipReader, folder: WorkFolder) -> tuple[int, lis
             raise VideoInputError(f"{job.clip.source} has no frame from {job.options.start} s on")
         raise VideoInputError(f"no frame of {job.clip.source} could be decoded")
     warnings = []
+    if job.guide is not None and job.guide.complaint:
+        warnings.append(job.guide.complaint)
     if folder.differs:
         differs = ", ".join(folder.differs)
         warnings.append(f"the earlier run could not be taken up: other {differs}")

@@ -25,6 +25,10 @@ __all__ = ["Engine", "Worker", "engine_of"]
 
 _log = logging.getLogger(__name__)
 
+_JUDGED_AFTER = 48
+"""Guided frames after which it is said that references do not fit: viewers begin with a few that
+are empty, and what was not found is sought anew after 24."""
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -68,7 +72,7 @@ def engine_of(
 
     def engine(guide: Guide | None) -> Engine:
         plain = Engine(
-            name=restorer.name,
+            name=restorer.traits.name,
             restore=lambda frames: restore_frames(restorer, frames, options, references=guide),
             max_batch=max_batch,
             guided=engine,
@@ -176,6 +180,7 @@ class Worker:
         for (job, frame), result in zip(prepared, restored, strict=True):
             job.restored = now
             self._answer(job, frame, result)
+            _judge(job)
 
     def _engine_for(self, guide: Guide | None) -> Engine:
         if guide is None:
@@ -242,6 +247,16 @@ class Worker:
                 code=code, text=text, session=session.id, id=job.request.id, credit=session.credit
             ),
         )
+
+
+def _judge(job: Job) -> None:
+    """Say once if the references of a session do not fit its first frames."""
+    session, guide = job.session, job.guide
+    if guide is None or guide is session.judged or guide.fit.frames < _JUDGED_AFTER:
+        return
+    session.judged = guide
+    if guide.complaint:
+        _log.warning("stream %s: %s", session.hello.stream or session.id, guide.complaint)
 
 
 def _check(frames: Sequence[Frame], restored: Sequence[Frame]) -> None:

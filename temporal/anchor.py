@@ -80,7 +80,7 @@ def restore_anchored(
     """
     height, width = rgb.shape[-2:]
     options = options.sized(restorer, (height, width))  # and not by what the grid adds
-    left, top, more = anchor.right, anchor.down, restorer.multiple
+    left, top, more = anchor.right, anchor.down, restorer.traits.multiple
     if not left and not top:
         return restore_pixels(restorer, rgb, options, guidance)
     mode = "reflect" if more < min(height, width) else "replicate"

@@ -21,6 +21,8 @@ from splatmend.plugin.messages import FrameRequest, Hello
 from splatmend.plugin.protocol import encode, parse
 from splatmend.plugin.wire_frames import to_planes
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 

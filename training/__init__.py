@@ -32,7 +32,7 @@ validation    what is judged on the way
 clips         moving clips made from one picture and its splats
 
 Judging:
-pairs, metrics, naturalness, report, evaluate  one table on the same pictures (`splatmend evaluate`)
+pairs, metrics, report, evaluate  one table on the same pictures (`splatmend evaluate`)
 guided_rows   the references of its rows "NAME + references" and "NAME + keys"
 estimator     the measured truth of damage, and the network that guesses it
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from splatmend.core.errors import InputError
-from splatmend.training.degradations import blur
+from splatmend.core.resample import blur
 from splatmend.training.steps_camera import desaturate
 
 __all__ = ["Augmentation", "augment"]

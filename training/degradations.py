@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from splatmend.core.resample import blur
 from splatmend.training.splatting import SplatOptions, resplat
 
 __all__ = [
     "Recipe",
     "add_noise",
-    "blur",
     "compress",
     "degrade",
     "draw_recipe",
@@ -101,7 +101,7 @@ def degrade(
         damaged, coverage = resplat(damaged, recipe.splat, generator, alpha=alpha)
         if ground is not None:
             damaged = damaged * coverage + ground * (1 - coverage)
-    if recipe.blur_sigma:
+    if recipe.blur_sigma:  # the rasteriser's own low-pass filter, set too wide
         damaged = blur(damaged, recipe.blur_sigma)
     if recipe.floater_count:
         damaged = floaters(damaged, recipe.floater_count, generator)
@@ -114,18 +114,6 @@ def degrade(
     if recipe.jpeg_quality:
         damaged = compress(damaged, recipe.jpeg_quality)
     return damaged.clamp(0, 1)
-
-
-def blur(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur, the rasteriser's own low-pass filter when it is set too wide."""
-    radius = max(1, math.ceil(3 * sigma))
-    line = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
-    kernel = torch.exp(-0.5 * (line / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, 1, -1)
-    groups = x.shape[1]
-    x = F.conv2d(F.pad(x, (radius, radius, 0, 0), "replicate"), kernel, groups=groups)
-    vertical = kernel.transpose(2, 3)
-    return F.conv2d(F.pad(x, (0, 0, radius, radius), "replicate"), vertical, groups=groups)
 
 
 def floaters(x: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -32,10 +32,11 @@ from splatmend.core.estimator import (
     pool_cells,
 )
 from splatmend.core.pixels import pad_to_multiple
+from splatmend.core.resample import blur
 from splatmend.temporal.perceptual import Backbone, Lpips, load_lpips
 from splatmend.training.batches import load_people, start_worker
 from splatmend.training.dataset import Portrait, Split, draw_batch, has_manifest
-from splatmend.training.degradations import add_noise, blur
+from splatmend.training.degradations import add_noise
 from splatmend.training.pairs import folder_pairs, split_folders
 from splatmend.training.train import learning_rate_share
 

@@ -93,7 +93,7 @@ class EvaluateConfig:
     """Take so many of these poses as key pairs of their set."""
     strength: float = 1.0
     measures: tuple[MetricName, ...] = ()
-    """Which figures; without any, all that can run here but niqe."""
+    """Which figures; without any, all that can run here."""
     out: Path = Path("runs/evaluation")
     """Receives evaluation.json (every value), summary.json, evaluation.md and one comparison
     picture for each set."""

@@ -1,4 +1,4 @@
-"""How far a picture is from its reference, by name: LPIPS, DISTS, PSNR, SSIM, NIQE and faces."""
+"""How far a picture is from its reference, by name: LPIPS, DISTS, PSNR, SSIM and faces."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,10 @@ from splatmend.core.errors import CheckpointError, InputError, ModelError
 from splatmend.temporal.perceptual import Lpips, load_lpips
 from splatmend.training.dists import DistsLoss, find_dists_weights
 from splatmend.training.identity import load_face_models
-from splatmend.training.naturalness import Niqe, find_niqe, load_niqe
 
 __all__ = ["METRICS", "Measures", "Metric", "MetricName", "Row", "psnr", "ssim"]
 
-MetricName = Literal[
-    "lpips_vgg", "lpips_alex", "dists", "psnr", "ssim", "niqe", "identity", "landmarks"
-]
+MetricName = Literal["lpips_vgg", "lpips_alex", "dists", "psnr", "ssim", "identity", "landmarks"]
 
 Row = dict[str, float]
 """One value for each measure; NaN where it says nothing about that picture."""
@@ -35,8 +32,6 @@ class Metric:
 
     meaning: str
     lower_is_better: bool = True
-    default: bool = True
-    """Whether it is measured unless others are named."""
 
 
 METRICS: dict[MetricName, Metric] = {
@@ -45,7 +40,6 @@ METRICS: dict[MetricName, Metric] = {
     "dists": Metric("distance of structure and texture (Ding et al. 2020)"),
     "psnr": Metric("peak signal-to-noise ratio in dB", lower_is_better=False),
     "ssim": Metric("structural similarity (Wang et al. 2004)", lower_is_better=False),
-    "niqe": Metric("distance from natural statistics, no reference", default=False),
     "identity": Metric("cosine of dlib's face embedding", lower_is_better=False),
     "landmarks": Metric("mean shift of 68 landmarks over the distance of the eyes"),
 }
@@ -92,7 +86,7 @@ class Measures:
     Args:
         lpips_weights: folder of the backbones, see `load_lpips`, and of other measures' weights.
         device: where LPIPS, DISTS, PSNR and SSIM run.
-        names: which ones; without any, the default ones that can run here.
+        names: which ones; without any, all that can run here.
 
     Attributes:
         names: what is measured, in the order of the tables.
@@ -112,7 +106,7 @@ class Measures:
     ) -> None:
         if unknown := sorted(set(names) - METRICS.keys()):
             raise InputError(f"no measure {unknown[0]!r}: there are {', '.join(METRICS)}")
-        wanted = set(names) or {n for n, metric in METRICS.items() if metric.default}
+        wanted = set(names) or set(METRICS)
         self._gauges: list[Callable[[Tensor], Comparer]] = []
         lacking = []
         for part in _parts(wanted, lpips_weights, device):
@@ -163,16 +157,11 @@ def _parts(
         ("dists",): lambda: _on_features("dists", DistsLoss(vgg(), find_dists_weights(folder))),
         ("psnr",): lambda: lambda target: lambda ours: {"psnr": psnr(ours, target).item()},
         ("ssim",): lambda: lambda target: lambda ours: {"ssim": ssim(ours, target).item()},
-        ("niqe",): lambda: _blind(load_niqe(find_niqe(folder))),
         ("identity", "landmarks"): lambda: load_face_models().against,
     }
     for names, load in known.items():
         if asked := wanted & set(names):
             yield _Part(frozenset(asked), load)
-
-
-def _blind(niqe: Niqe) -> Callable[[Tensor], Comparer]:
-    return lambda _: lambda ours: {"niqe": niqe(ours).item()}
 
 
 def _on_features(name: MetricName, network: Lpips | DistsLoss) -> Callable[[Tensor], Comparer]:

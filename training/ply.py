@@ -5,7 +5,6 @@ little-endian float32, colour as spherical harmonics, opacity as a logit, scales
 rotation as a quaternion (w, x, y, z).
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,6 +12,9 @@ from typing import Self
 
 import numpy as np
 import torch
+from numpy.lib.recfunctions import structured_to_unstructured
+from numpy.typing import NDArray
+from plyfile import PlyData, PlyElement, PlyElementParseError, PlyParseError
 from torch import Tensor
 
 from splatmend.core.errors import InputError
@@ -20,7 +22,6 @@ from splatmend.core.errors import InputError
 __all__ = ["Splats", "join", "read_ply", "write_ply"]
 
 _REST_COUNTS = (0, 9, 24, 45)  # properties f_rest_* of degree 0 to 3
-_MAX_HEADER = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -57,58 +58,48 @@ def join(parts: Sequence[Splats]) -> Splats:
 
 
 def read_ply(path: Path) -> Splats:
-    """Read a 3DGS PLY; properties in any order, others ignored.
+    """Read a 3DGS PLY: its properties in any order and of any number type, others ignored.
 
     Raises:
         InputError: not such a file, truncated, or with values that are not finite.
     """
     try:
-        data = path.read_bytes()
+        elements = PlyData.read(path)  # maps the file, so that only what is used is read
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    header, separator, body = data[:_MAX_HEADER].partition(b"end_header\n")
-    text = header.decode("ascii", "replace")
-    if not text.startswith("ply") or not separator:
-        raise InputError(f"{path} is not a PLY file")
-    if "format binary_little_endian" not in text:
-        raise InputError(f"{path} is PLY, but not binary little-endian: export it as 3DGS PLY")
-    count = re.search(r"element vertex (\d+)", text)
-    names = re.findall(r"property float (\w+)", text)
-    others = len(re.findall(r"^element ", text, re.MULTILINE)) - 1
-    if count is None or others or len(names) != text.count("property "):
-        raise InputError(f"{path} is PLY, but not of one element with float properties only")
-    n, width = int(count[1]), len(names)
-    body = data[len(header) + len(separator) :]
-    if len(body) < 4 * n * width:
-        raise InputError(f"{path} is truncated: {len(body)} of {4 * n * width} bytes of Gaussians")
-    table = np.frombuffer(body, "<f4", n * width).reshape(n, width)
-    if not np.isfinite(table).all():
-        raise InputError(f"{path} holds values that are not finite")
-    columns = {name: torch.from_numpy(table[:, i].copy()) for i, name in enumerate(names)}
-    return _from_columns(columns, path)
+    except PlyElementParseError as error:
+        raise InputError(f"{path} is truncated or damaged: {error}") from error
+    except (PlyParseError, ValueError) as error:  # ValueError: bytes that are not ASCII
+        raise InputError(f"{path} is not a PLY file, or a damaged one: {error}") from error
+    if "vertex" not in elements:
+        raise InputError(f"{path} has no element called vertex: it is not a 3DGS PLY")
+    return _from_table(elements["vertex"].data, path)
 
 
-def _from_columns(columns: dict[str, Tensor], path: Path) -> Splats:
+def _from_table(table: NDArray[np.void], path: Path) -> Splats:
+    names = table.dtype.names or ()
+    numbers = {name for name in names if table.dtype[name].kind in "fiu"}
+
     def stack(*names: str) -> Tensor:
-        if missing := [name for name in names if name not in columns]:
+        if missing := [name for name in names if name not in numbers]:
             raise InputError(f"{path} lacks {', '.join(missing)}: it is not a 3DGS PLY")
-        return torch.stack([columns[name] for name in names], -1)
+        values = structured_to_unstructured(table[list(names)], np.float32, copy=True)
+        if not np.isfinite(values).all():
+            raise InputError(f"{path} holds values of {', '.join(names)} that are not finite")
+        return torch.from_numpy(np.asarray(values))
 
-    rest = sum(name.startswith("f_rest_") for name in columns)
-    if rest not in _REST_COUNTS or any(f"f_rest_{i}" not in columns for i in range(rest)):
+    n, rest = len(table), sum(name.startswith("f_rest_") for name in numbers)
+    if rest not in _REST_COUNTS or any(f"f_rest_{i}" not in numbers for i in range(rest)):
         raise InputError(f"{path} has {rest} f_rest properties, expected 0, 9, 24 or 45")
     base = stack("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
-    # stored channel by channel: all of red, all of green, all of blue
-    higher = (
-        stack(*(f"f_rest_{i}" for i in range(rest))) if rest else base.new_zeros((len(base), 0))
-    )
-    harmonics = torch.cat((base, higher.view(len(base), 3, rest // 3).transpose(1, 2)), 1)
+    higher = stack(*(f"f_rest_{i}" for i in range(rest))) if rest else base.new_zeros((n, 0))
     return Splats(
         center=stack("x", "y", "z"),
         log_scale=stack("scale_0", "scale_1", "scale_2"),
         rotation=stack("rot_0", "rot_1", "rot_2", "rot_3"),
         opacity=stack("opacity")[:, 0],
-        harmonics=harmonics,
+        # stored channel by channel: all of red, all of green, all of blue
+        harmonics=torch.cat((base, higher.view(n, 3, rest // 3).transpose(1, 2)), 1),
     )
 
 
@@ -125,11 +116,10 @@ def write_ply(path: Path, splats: Splats) -> None:
         tuple(f"scale_{i}" for i in range(3)): splats.log_scale,
         tuple(f"rot_{i}" for i in range(4)): splats.rotation,
     }
-    names = [name for group in planes for name in group]
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {n}"]
-    header += [*(f"property float {name}" for name in names), "end_header", ""]
+    columns = np.dtype([(name, np.float32) for group in planes for name in group])
     table = torch.cat([plane.detach().cpu().float() for plane in planes.values()], 1)
+    vertex = PlyElement.describe(table.numpy().view(columns)[:, 0], "vertex")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
-    unfinished.write_bytes("\n".join(header).encode() + table.numpy().astype("<f4").tobytes())
+    PlyData([vertex], byte_order="<").write(unfinished)
     unfinished.replace(path)

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from splatmend.core.errors import CheckpointError, InputError, ModelError
 from splatmend.core.pixels import to_tensor
+from splatmend.core.resample import blur
 from splatmend.training.align import DlibLandmarker, Landmarker, Landmarks
-from splatmend.training.degradations import blur
 from splatmend.training.foreground import cut_out
 
 __all__ = [

@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from splatmend.core.pixels import to_tensor
+from splatmend.core.resample import blur
 from splatmend.training.avatar_pairs import SIDE, PairsConfig, front_camera, write_pairs
 from splatmend.training.coloring import Coloring
 from splatmend.training.covariance import principal_axes
 from splatmend.training.dataset import Portrait, draw_relit, load_portraits
-from splatmend.training.degradations import blur
 from splatmend.training.foreground import without_ground
 from splatmend.training.harmonics import plain_harmonics
 from splatmend.training.ply import Splats, join

@@ -20,13 +20,13 @@ from torch.nn import functional as F
 
 from splatmend.core.errors import InputError
 from splatmend.core.pixels import to_tensor
+from splatmend.core.resample import blur
 from splatmend.temporal.warp import warp
 from splatmend.training.clips import View, look, move
 from splatmend.training.dataset import Portrait, draw_ground, draw_relit, draw_window
 from splatmend.training.degradations import (
     Recipe,
     add_noise,
-    blur,
     compress,
     draw_recipe,
     floaters,

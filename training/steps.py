@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from splatmend.core.errors import InputError
+from splatmend.core.resample import blur
 from splatmend.training import steps_camera, steps_splat
-from splatmend.training.degradations import blur
 from splatmend.training.patches import PatchOptions, patch_mask
 from splatmend.training.regions import REGIONS, RegionStrengths, strength_map
 

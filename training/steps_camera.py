@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from splatmend.core.resample import blur
 from splatmend.training import degradations
 from splatmend.training.harmonics import evaluate_harmonics
 from splatmend.training.patches import anisotropic_noise
@@ -79,7 +80,7 @@ def ghost(
     offset = shift * torch.stack((angle.cos(), angle.sin()), 1)[:, :, None, None]
     cover = torch.ones_like(strength) if alpha is None else alpha
     copy = _warp(torch.cat((rgb, cover), 1), offset.expand(-1, -1, *rgb.shape[2:]))
-    layer = degradations.blur(copy[:, :3], 0.8 + shift / 8)
+    layer = blur(copy[:, :3], 0.8 + shift / 8)
     return rgb + opacity * strength * copy[:, 3:].clamp(0, 1) * (layer - rgb)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from splatmend.training.degradations import blur
+from splatmend.core.resample import blur
 from splatmend.training.splatting import (
     Gaussians,
     SplatOptions,

@@ -13,7 +13,7 @@ from splatmend.core.errors import InputError
 from splatmend.core.lora import Lora
 from splatmend.core.pixels import crop_to, pad_to_multiple
 from splatmend.core.references.guidance import Guidance as ReferenceGuidance
-from splatmend.core.restorer import checked
+from splatmend.core.restorer import RestorerTraits, checked
 from splatmend.core.turbo.base import encode_prompts, find_base, load_base
 from splatmend.core.turbo.guidance import Guidance, guided_weights
 from splatmend.core.turbo.network import Turbo
@@ -86,29 +86,14 @@ class Guide:
 class TurboRestorer:
     """The contract of core/restorer.py over a turbo network; see `load_turbo`."""
 
-    name: str
+    traits: RestorerTraits
     network: Turbo | TinyDecoded
     forward: Callable[..., Tensor]
     """The network itself, or what torch.compile made of it; takes its arguments."""
     device: torch.device
     dtype: torch.dtype
     memory_format: torch.memory_format
-    multiple: int
-    period: int
     guide: Guide | None = None
-    keeps_colors: bool = False
-    small: int = 0
-    takes_guidance: bool = False
-    """Whether the checkpoint was trained with reference views, and mixes in those of guidance."""
-
-    @property
-    def reach(self) -> int:
-        """One cell of the coarsest grid (64 pixels), which is what tiles give away at each side.
-
-        In truth group norms and attention see the whole picture, so that tiles differ by a
-        little in tone from the picture in one piece; their edges are blended all the same.
-        """
-        return self.period
 
     @checked
     def __call__(self, rgb: Tensor, guidance: ReferenceGuidance | None = None) -> Tensor:
@@ -117,10 +102,10 @@ class TurboRestorer:
         Of guidance the view is used alone: its change and confidence are for other restorers.
         """
         source = _upload(rgb, self.device)
-        padded = pad_to_multiple(source, self.multiple)
+        padded = pad_to_multiple(source, self.traits.multiple)
         view = None
-        if self.takes_guidance and guidance is not None and guidance.view is not None:
-            view = pad_to_multiple(_upload(guidance.view, self.device), self.multiple)
+        if self.traits.takes_guidance and guidance is not None and guidance.view is not None:
+            view = pad_to_multiple(_upload(guidance.view, self.device), self.traits.multiple)
         if self.guide is None:
             restored = self._restore(padded, view)
         else:
@@ -229,7 +214,16 @@ def turbo_restorer(
     if options.compile and guide is not None:
         raise InputError("a guided checkpoint has other weights for each frame: do not compile it")
     dtype = _precision(options.dtype, device)
-    multiple, period = network.multiple, network.period
+    # In truth group norms and attention see the whole picture, so that tiles differ by a little
+    # in tone from the picture in one piece; one cell of the coarsest grid is given away, and
+    # the edges are blended all the same.
+    traits = RestorerTraits(
+        name,
+        multiple=network.multiple,
+        period=network.period,
+        reach=network.period,
+        takes_guidance=network.settings.views,
+    )
     used: Turbo | TinyDecoded = network
     if options.decoder == "taesd":
         used = TinyDecoded(network, load_tiny_decoder(options.taesd))
@@ -238,18 +232,7 @@ def turbo_restorer(
     used.eval().requires_grad_(requires_grad=False)
     forward = _compiled(used) if options.compile else used
     guide = guide and _moved(guide, device, dtype)
-    return TurboRestorer(
-        name,
-        used,
-        forward,
-        device,
-        dtype,
-        layout,
-        multiple,
-        period,
-        guide,
-        takes_guidance=network.settings.views,
-    )
+    return TurboRestorer(traits, used, forward, device, dtype, layout, guide)
 
 
 def _precision(wanted: Precision, device: torch.device) -> torch.dtype:

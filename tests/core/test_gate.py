@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from splatmend.core import InputError, load_restorer
+from splatmend.core import InputError, RestorerTraits, load_restorer
 from splatmend.core.gate import Gated
 from splatmend.core.restorer import Restorer
 
@@ -30,7 +30,7 @@ def test_each_frame_gets_its_own_share() -> None:
 
 def test_clean_frames_never_reach_the_network() -> None:
     class Forbidden:
-        name, device, multiple, reach, keeps_colors, small = "x", torch.device("cpu"), 1, 0, True, 0
+        traits, device = RestorerTraits("x", keeps_colors=True), torch.device("cpu")
 
         def __call__(self, rgb: Tensor) -> Tensor:
             raise AssertionError(rgb.shape)

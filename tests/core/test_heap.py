@@ -24,6 +24,7 @@ print(int(kept), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 def test_kept_memory_is_not_faulted_in_again() -> None:
     def faults(keep: str) -> tuple[int, int]:
         command = [sys.executable, "-c", _FAULTS, keep]

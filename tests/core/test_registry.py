@@ -26,7 +26,7 @@ def test_a_checkpoint_rebuilds_the_model_from_its_header(tiny_checkpoint: Path) 
     assert header.architecture == "compact"
     assert header.config["widths"] == [8, 12]
     restorer = load_restorer(tiny_checkpoint, device="cpu")
-    assert restorer.name == "tiny"
+    assert restorer.traits.name == "tiny"
     copy = tiny_checkpoint.with_name("copy.safetensors")
     save_checkpoint(copy, header, weights)
     rgb = torch.rand(1, 3, 40, 40)

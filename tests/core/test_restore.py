@@ -11,6 +11,7 @@ from splatmend.core import (
     Frame,
     InputError,
     RestoreOptions,
+    RestorerTraits,
     alpha_box,
     load_restorer,
     lock_colors,
@@ -25,11 +26,10 @@ OPEN = RestoreOptions(color_lock=False)
 class Invert:
     """A restorer whose every output differs from its input."""
 
-    name, device, multiple, reach = "invert", torch.device("cpu"), 1, 0
-    keeps_colors = False
-    small = 0
+    device = torch.device("cpu")
 
-    def __init__(self) -> None:
+    def __init__(self, *, small: int = 0) -> None:
+        self.traits = RestorerTraits("invert", small=small)
         self.seen: list[tuple[int, ...]] = []
 
     def __call__(self, rgb: torch.Tensor) -> torch.Tensor:
@@ -51,8 +51,7 @@ def test_strength_blends_between_input_and_output() -> None:
 
 
 def test_small_frames_are_restored_at_twice_their_size() -> None:
-    inner = Invert()
-    inner.small = 40
+    inner = Invert(small=40)
     rgb, options = torch.rand(1, 3, 24, 40), RestoreOptions(color_lock=False)
     restored = restore_pixels(inner, rgb, options)
     assert restored.shape == rgb.shape
@@ -67,8 +66,7 @@ def test_small_frames_are_restored_at_twice_their_size() -> None:
 
 
 def test_the_size_of_the_frame_counts_and_not_that_of_its_visible_part() -> None:
-    inner = Invert()
-    inner.small = 256
+    inner = Invert(small=256)
     for side in (200, 400):
         alpha = np.zeros((side, side), np.uint8)
         alpha[90:110, 90:110] = 255

@@ -72,7 +72,7 @@ def test_a_pixel_beyond_the_reach_changes_nothing(tiny_checkpoint: Path) -> None
     changed = rgb.clone()
     changed[..., 0] = 1 - changed[..., 0]
     difference = (restorer(rgb) - restorer(changed)).abs().amax((0, 1, 2))
-    assert difference[restorer.reach + 1 :].amax() < 1e-6
+    assert difference[restorer.traits.reach + 1 :].amax() < 1e-6
     assert difference[:8].amax() > 1e-3
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from splatmend.core import InputError, Tiled, load_restorer
+from splatmend.core import InputError, RestorerTraits, Tiled, load_restorer
 
 STEP = 1 / 255
 
@@ -14,7 +14,7 @@ def test_seams_are_invisible_where_the_reach_fits(
 ) -> None:
     restorer = load_restorer(tiny_checkpoint, device="cpu")
     tiled = Tiled(restorer, 512)
-    assert restorer.reach <= 512 // 4
+    assert restorer.traits.reach <= 512 // 4
     rgb = torch.rand(1, 3, *size)
     whole = restorer(rgb)
     assert (tiled(rgb) - whole).abs().amax() < STEP
@@ -23,9 +23,8 @@ def test_seams_are_invisible_where_the_reach_fits(
 
 def test_no_tile_is_larger_than_asked() -> None:
     class Watch:
-        name, device, period, reach = "watch", torch.device("cpu"), 32, 40
-        keeps_colors = True
-        small = 0
+        traits = RestorerTraits("watch", period=32, reach=40, keeps_colors=True)
+        device = torch.device("cpu")
 
         def __call__(self, rgb: torch.Tensor) -> torch.Tensor:
             assert max(rgb.shape[-2:]) <= 256

@@ -22,6 +22,7 @@ def run(tmp_path: Path, *arguments: str) -> dict:
     return json.loads((tmp_path / "bench.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_report_of_both_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rungs = ("--rungs", "eager", "unmerged", "merged")
     report = run(tmp_path, "--models", "compact", "turbo", "--tiny", "--batches", "1", "2", *rungs)
@@ -51,12 +52,14 @@ def test_the_report_of_both_models(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "turbo, merged: preparing" in said.err
 
 
+@pytest.mark.slow
 def test_chosen_rungs_only(tmp_path: Path) -> None:
     report = run(tmp_path, "--models", "turbo", "--tiny", "--rungs", "merged", "taesd")
     assert [row["rung"] for row in report["rows"]] == ["merged", "taesd"]
     assert report["rows"][1]["tflop_per_frame"] < report["rows"][0]["tflop_per_frame"]
 
 
+@pytest.mark.slow
 def test_a_real_checkpoint_is_measured_too(tmp_path: Path) -> None:
     network = random_turbo(tiny=True)
     network.unet.save_pretrained(tmp_path / "base" / "unet")
@@ -72,6 +75,7 @@ def test_a_real_checkpoint_is_measured_too(tmp_path: Path) -> None:
     assert len(report["rows"]) == 2
 
 
+@pytest.mark.slow
 def test_full_size_counts_as_known() -> None:
     with torch.device("meta"):
         unet, vae = UNet2DConditionModel(**SD_TURBO_UNET), AutoencoderKL(**SD_TURBO_VAE)

@@ -12,6 +12,9 @@ from splatmend.plugin.server import Server, ServerOptions
 
 from chromium import attach, wait_for
 from persons import copying, file_of, person
+from waiting import until
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -31,10 +34,9 @@ def test_pictures_of_the_page_are_sent(site, browser, put, gateway) -> None:
     (site[0] / "large.jpg").write_bytes(file_of(person(1, 2100), ".jpg"))
     (site[0] / "other.webp").write_bytes(file_of(person(1), ".webp"))
     value = "/small.png ./large.jpg\n/other.webp"
-    browser.open(put("canvas.html", attach(gateway, references=value)))
+    browser.open(put("canvas.html", attach(gateway, references=value, max_age_ms=8000)))
     wait_for(browser, "splatmend.references === 3")
-    browser.evaluate("void drawOnce()")
-    wait_for(browser, "splatmend.shown > 0")
+    until(lambda: browser.evaluate("(void drawOnce(), splatmend.shown > 0)"))
     assert browser.console == []
 
 
@@ -42,7 +44,7 @@ def test_a_set_is_named(browser, put, gateway) -> None:
     browser.open(put("canvas.html", attach(gateway, references="anna")))
     wait_for(browser, "splatmend.state === 'up'")
     browser.open(put("canvas.html", attach(gateway, references="eve")))
-    browser.evaluate("new Promise((resolve) => setTimeout(resolve, 300))")
+    until(lambda: (browser.evaluate("0"), browser.console)[1])
     assert browser.evaluate("splatmend.state") == "down"
     assert "no references are called 'eve': there are anna" in browser.console[0]
 
@@ -59,10 +61,9 @@ def test_a_set_is_named(browser, put, gateway) -> None:
 def test_what_cannot_be_used_is_said_and_frames_go_on(
     browser, put, gateway, value, message
 ) -> None:
-    browser.open(put("canvas.html", attach(gateway, references=value)))
+    browser.open(put("canvas.html", attach(gateway, references=value, max_age_ms=8000)))
     wait_for(browser, "splatmend.state === 'up'")
-    browser.evaluate("void drawOnce()")
-    wait_for(browser, "splatmend.shown > 0")
+    until(lambda: browser.evaluate("(void drawOnce(), splatmend.shown > 0)"))
     said = [line for line in browser.console if "splatmend: " in line]
     assert len(said) == 1
     assert message in said[0]

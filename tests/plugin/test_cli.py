@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -22,6 +21,8 @@ from splatmend.core import UnsharpMask, load_checkpoint, save_checkpoint
 from splatmend.core.adapter import save_adapter
 from splatmend.core.lora import Lora
 from splatmend.plugin import cli, mux, segments
+
+from waiting import until
 
 
 @pytest.fixture
@@ -201,6 +202,7 @@ sys.exit(restore_video(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_real_write_error_from_the_system(make_clip, tmp_path):
     source = make_clip("in.mp4", frames=50)
     arguments = [str(source), str(tmp_path / "out.mp4"), "--model", "copy", "--crf", "0"]
@@ -241,21 +243,18 @@ def test_a_folder_of_clips(make_clip, run, tmp_path):
     assert_one_error(run(clips, tmp_path / "o.mp4"), "needs a folder")
 
 
-SLOW_MODEL = ["--model", "unsharp", "--segment-frames", "8"]
-
-
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(make_clip, tmp_path):
     source = make_clip("in.mp4", frames=400, size=(240, 320), pix_fmt="yuv420p")
     target = tmp_path / "out.mp4"
     process = subprocess.Popen(
-        [sys.executable, "-m", "splatmend.plugin.cli", source, target, *SLOW_MODEL],
+        [sys.executable, "-m", "splatmend.plugin.cli", source, target, *UNSHARP, *SEGMENTS],
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a job may ignore it
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not list(tmp_path.glob(".out.mp4.splatmend/*.packets")):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.005)
+    until(lambda: [*tmp_path.glob(".out.mp4.splatmend/*.packets")] or process.poll() is not None)
+    assert process.poll() is None, process.stderr.read()
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
@@ -290,7 +289,7 @@ def noisy(picture):
     return np.clip(picture + dice.normal(0, 15, picture.shape), 0, 255).astype(np.uint8)
 
 
-UNSHARP = ("--model", "unsharp")
+UNSHARP, SEGMENTS = ("--model", "unsharp"), ("--segment-frames", "8")
 
 
 def test_a_gate_spares_what_looks_clean(mended, face):

@@ -7,14 +7,12 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from splatmend.core import Frame, Reference, References
@@ -25,7 +23,10 @@ from splatmend.plugin.reference_sets import ReferenceSets
 from splatmend.plugin.server import Server, ServerOptions
 from splatmend.plugin.workers import Engine
 
+from csharp import Driver, connections, is_prompt
 from persons import copying, file_of, person
+from serving import Held
+from waiting import until
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (ROOT / "plugin/clients/Splatmend.cs", ROOT / "tests/plugin/csharp/Conformance.cs")
@@ -46,9 +47,11 @@ def _negative(frame: Frame) -> Frame:
     return frame.with_color(other.astype(color.dtype))
 
 
-def slowly(frames: Any) -> list[Frame]:
-    time.sleep(0.05)
-    return negative(frames)
+@pytest.fixture
+def held(stack: ExitStack) -> Iterator[Held]:  # noqa: ARG001 servers stop after it
+    made = Held(negative)
+    yield made
+    made.let_go(1000)
 
 
 @pytest.fixture(scope="module")
@@ -65,48 +68,6 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run([*command, *map(str, SOURCES)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return target
-
-
-class Driver:
-    """The running program: a line to it, a line back."""
-
-    def __init__(self, program: Path) -> None:
-        self.process = subprocess.Popen(
-            ["mono", str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def __call__(self, command: str) -> str:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().rstrip("\n")
-
-    def figures(self, command: str) -> dict[str, int]:
-        return {k: int(v) for k, v in (word.split("=") for word in self(command).split())}
-
-    def until(self, command: str, answer: str) -> None:
-        end = time.monotonic() + 10
-        while self(command) != answer:
-            assert time.monotonic() < end, (command, self(command))
-            time.sleep(0.01)
-
-    def smp_threads(self) -> list[str]:
-        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/comm")
-        return [name for task in tasks if (name := task.read_text().strip()).startswith("smp-")]
-
-    def sockets(self) -> int:
-        return len(psutil.Process(self.process.pid).net_connections())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.stdout.close()
-        assert self.process.wait(10) == 0
 
 
 @pytest.fixture
@@ -179,6 +140,7 @@ def as_encoded(header: Any) -> Any:
     return header
 
 
+@pytest.mark.slow
 def test_it_takes_and_refuses_what_the_server_does(driver: Driver) -> None:
     """Both parsers, given the same damaged messages, agree on each."""
     dice = random.Random(5)
@@ -206,37 +168,55 @@ def test_a_hundred_frames_are_restored_in_order(driver: Driver, stack: ExitStack
     server = stack.enter_context(serve())
     assert driver(f"open {port_of(server)} sync 5000") == "opened"
     assert driver("wait 10000") == "up"
-    began = time.monotonic()
     done = driver.figures(f"restore 100 {fmt}")
-    assert time.monotonic() - began < 2  # 4.5 where the server waits for acknowledgements
     assert (done["restored"], done["wrong"]) == (100, 0)
     assert driver.figures("counts") == {"sent": 100, "restored": 100}
     (stream,) = json.loads(driver("stats"))["streams"]
     assert (stream["client"], stream["stream"]) == ("splatmend-csharp", 'C♯ "test"')
     assert sorted(driver.smp_threads()) == ["smp-client", "smp-reader"]
-    done = driver.figures("close")
+    # neither end waits for acknowledgements, which takes three times as long
+    assert driver.figures("sockets") == {"prompt": 1, "delaying": 0}
+    assert all(is_prompt(connection.fd) for connection in connections(port_of(server)))
+    driver("close")
     assert (driver.smp_threads(), driver.sockets()) == ([], 0)
-    assert done["ms"] < 1000
 
 
-def test_a_viewer_never_waits_and_shows_the_newest(driver: Driver, stack: ExitStack) -> None:
-    server = stack.enter_context(serve(slowly))
-    driver(f"open {port_of(server)} latest 5000")
+def restored_by(driver: Driver) -> int:
+    return driver.figures("counts").get("restored", 0)
+
+
+@pytest.mark.slow
+def test_a_viewer_never_waits_and_shows_the_newest(
+    driver: Driver, stack: ExitStack, held: Held
+) -> None:
+    server = stack.enter_context(serve(held))
+    driver(f"open {port_of(server)} latest 600000")
     driver("wait 10000")
-    done = driver.figures("flow 150 5 -")
-    assert done["wrong"] == 0
-    assert done["shown"] >= 5  # at most 20 a second
-    assert done["slowest"] < 500
+    done = driver.figures("flow 20 5 -")  # returns, though no frame comes back
+    assert (done["shown"], done["wrong"], done["raw"]) == (0, 0, 20)
+    for _ in range(5):
+        before = restored_by(driver)
+        held.let_go()
+        until(lambda before=before: restored_by(driver) > before)
+        done = driver.figures("flow 10 5 -")
+        assert (done["shown"] >= 1, done["wrong"], done["raw"]) == (True, 0, 0)
     counts = driver.figures("counts")
-    assert counts["superseded"] > counts["restored"] > 0
+    assert counts["superseded"] > counts["restored"] >= 5
     assert driver.figures("flow 20 5 cut")["shown"] == 0  # none is what was asked for last
+    before = restored_by(driver)
+    held.let_go()
+    until(lambda: restored_by(driver) > before)
+    assert driver.figures("flow 1 0 cut")["shown"] == 0
 
 
-def test_too_old_is_not_shown(driver: Driver, stack: ExitStack) -> None:
-    server = stack.enter_context(serve(slowly))
+def test_too_old_is_not_shown(driver: Driver, stack: ExitStack, held: Held) -> None:
+    server = stack.enter_context(serve(held))
     driver(f"open {port_of(server)} latest 25")
     driver("wait 10000")
     assert driver.figures("flow 30 10 -")["shown"] == 0
+    held.let_go()
+    until(lambda: restored_by(driver) == 1)  # and that was asked for before the pauses
+    assert driver.figures("flow 1 0 -")["shown"] == 0
 
 
 def test_nothing_throws(driver: Driver, stack: ExitStack) -> None:
@@ -249,47 +229,50 @@ def test_nothing_throws(driver: Driver, stack: ExitStack) -> None:
     assert driver.figures("restore 3 rgba8")["restored"] == 3  # nothing bad was sent
 
 
+@pytest.mark.slow
 def test_a_killed_server_is_found_again(driver: Driver, stack: ExitStack) -> None:
-    first = serve(slowly).start()
-    driver(f"open {port_of(first)} latest 5000")
+    def shows_what_is_right() -> bool:
+        done = driver.figures("flow 5 5 -")
+        assert done["wrong"] == 0
+        return done["shown"] > 0
+
+    first = serve().start()
+    driver(f"open {port_of(first)} latest 600000")
     driver("wait 10000")
-    assert driver.figures("flow 40 5 -")["shown"] > 0
+    until(shows_what_is_right)
     first.stop()
     driver.until("state", "Down")
-    done = driver.figures("flow 20 5 -")
-    assert (done["wrong"], done["slowest"] < 500) == (0, True)
-    stack.enter_context(serve(slowly, port_of(first)))
-    began = time.monotonic()
-    assert driver("wait 10000") == "up"
-    assert time.monotonic() - began < 3
-    done = driver.figures("flow 40 5 -")
-    assert (done["wrong"], done["shown"] > 0) == (0, True)
+    assert driver.figures("flow 20 5 -")["wrong"] == 0
+    stack.enter_context(serve(port=port_of(first)))
+    assert driver("wait 3000") == "up"
+    before = restored_by(driver)
+    until(lambda: shows_what_is_right() and restored_by(driver) > before)
 
 
 def test_without_a_server_frames_stay_as_they_are(driver: Driver) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    driver(f"open {port} sync 5000")
-    done = driver.figures("restore 50 rgba8")
-    assert (done["restored"], done["slowest"] < 500) == (0, True)
+    driver(f"open {port} sync 600000")
+    assert driver.figures("restore 50 rgba8")["restored"] == 0  # and no frame waits
     driver.until("error", f"no server at 127.0.0.1:{port}")
     assert driver("state") == "Down"
-    assert driver.figures("close")["ms"] < 1000
+    driver("close")
+    assert (driver.smp_threads(), driver.sockets()) == ([], 0)
 
 
 def test_a_silent_listener_does_no_harm(driver: Driver, stack: ExitStack) -> None:
     """It takes connections and never says welcome."""
     silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-    driver(f"open {silent.getsockname()[1]} sync 5000")
+    driver(f"open {silent.getsockname()[1]} sync 600000")
     accepted, _ = silent.accept()
     with accepted:
         assert b"hello" in accepted.recv(1000)
-        done = driver.figures("restore 50 rgba8")
-        assert (done["restored"], done["slowest"] < 500) == (0, True)
-        assert driver.figures("close")["ms"] < 1000
+        assert driver.figures("restore 50 rgba8")["restored"] == 0  # and no frame waits
+        driver("close")
     assert (driver.smp_threads(), driver.sockets()) == ([], 0)
 
 
+@pytest.mark.slow
 def test_a_server_that_answers_no_frame_is_left_alone(driver: Driver, stack: ExitStack) -> None:
     hang = threading.Event()
 
@@ -307,10 +290,7 @@ def test_a_server_that_answers_no_frame_is_left_alone(driver: Driver, stack: Exi
     counts = driver.figures("counts")
     assert (counts["late"], counts["bypass"]) == (3, 7)
     hang.set()
-    end = time.monotonic() + 10
-    while not driver.figures("restore 1 rgba8")["restored"]:  # a probe finds it well again
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: driver.figures("restore 1 rgba8")["restored"])  # a probe finds it well again
     done = driver.figures("restore 5 rgba8")
     assert (done["restored"], done["wrong"]) == (5, 0)
 
@@ -318,15 +298,13 @@ def test_a_server_that_answers_no_frame_is_left_alone(driver: Driver, stack: Exi
 def test_a_token_is_needed_where_the_server_says_so(driver: Driver, stack: ExitStack) -> None:
     server = stack.enter_context(serve(tokens=("open sesame"[:4],)))
     driver(f"open {port_of(server)} sync 5000 wrong")
-    end = time.monotonic() + 10
-    while not driver("error").startswith("auth: "):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: driver("error").startswith("auth: "))
     driver("close")
     driver(f"open {port_of(server)} sync 5000 open")
     assert driver("wait 10000") == "up"
 
 
+@pytest.mark.slow
 def test_references_are_named_or_sent(driver: Driver, stack: ExitStack, tmp_path: Path) -> None:
     sets = ReferenceSets({"anna": References([Reference(picture=person(1))])})
     gateway = GatewayOptions(tcp="127.0.0.1:0")
@@ -343,7 +321,7 @@ def test_references_are_named_or_sent(driver: Driver, stack: ExitStack, tmp_path
         (tmp_path / name).write_bytes(file_of(person(1, size), name[-4:]))
     driver(f"open {port_of(server)} sync 5000 - - {tmp_path}/a.png {tmp_path}/b.jpg")
     driver.until("references", "2")
-    assert driver.figures("restore 3 rgba8")["restored"] == 3
+    until(lambda: driver.figures("restore 3 rgba8")["restored"] == 3)  # the first may be late
     driver("close")
     driver(f"open {port_of(server)} sync 5000 - - {tmp_path}/large.png")
     large = "reference picture 1 of 1 has 2050 x 2050 pixels, references have at most 2048 a side"

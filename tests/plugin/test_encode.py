@@ -26,6 +26,7 @@ def drifting_texture(pix_fmt):
         yield frame
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le"])
 def test_x264_repeats_itself(pix_fmt, make_clip, tmp_path):
     clip = open_clip(make_clip("in.mp4", frames=2))

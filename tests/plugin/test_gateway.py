@@ -4,7 +4,6 @@ import gc
 import socket
 import struct
 import threading
-import time
 import urllib.error
 import urllib.request
 import weakref
@@ -36,7 +35,8 @@ from splatmend.plugin.sessions import Policy
 from splatmend.plugin.workers import Engine
 
 from byte_clients import CLIENTS, TcpClient, WebSocketClient, hello, request, send
-from serving import negative, until
+from serving import negative
+from waiting import is_waiting, until
 
 ANY = "127.0.0.1:0"
 TOKEN = "a token of some length"
@@ -260,7 +260,7 @@ def test_stopping_answers_what_is_at_work(dial) -> None:
     assert entered.wait(5)
     stopping = threading.Thread(target=server.stop)
     stopping.start()
-    time.sleep(0.05)
+    until(lambda: is_waiting(stopping))
     go.set()
     assert isinstance(client.receive(), Result)
     assert isinstance(client.receive(), Bye)

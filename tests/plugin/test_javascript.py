@@ -27,7 +27,8 @@ from splatmend.plugin.workers import Engine
 
 from node import CODE, HERE, Node, Script, _node
 from persons import copying, file_of, person
-from serving import negative, until
+from serving import negative
+from waiting import until
 
 VECTORS = HERE / "vectors" / "smp1.json"
 
@@ -119,6 +120,7 @@ def test_the_newest_wins(stack, node) -> None:
     assert client.do("tell")["counts"] == {"sent": 2, "superseded": 1, "restored": 2}
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_late_and_one_that_comes_back(node) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -147,6 +149,7 @@ def test_answers_that_nobody_asked_for_are_never_shown(node, script) -> None:
     assert client.do("tell")["counts"]["unasked"] == 1
 
 
+@pytest.mark.slow
 def test_late_answers_count_as_misses_and_are_not_shown(node, script) -> None:
     client = node(script.url, maxAgeMs=60, misses=2)
     script.accept()
@@ -211,6 +214,7 @@ def test_a_cut_is_said_with_the_next_frame_that_is_sent(node, script) -> None:
     last()
 
 
+@pytest.mark.slow
 def test_a_new_session_after_no_session_and_after_bye(node, script) -> None:
     client = node(script.url, maxAgeMs=10_000)
     script.accept("one")
@@ -232,6 +236,7 @@ def test_a_new_session_after_no_session_and_after_bye(node, script) -> None:
     assert shown()["why"] == "down"
 
 
+@pytest.mark.slow
 def test_in_order_nothing_is_lost_with_the_connection(node, script) -> None:
     client = node(script.url, mode="ordered")
     script.accept("one", credit=2)
@@ -288,21 +293,22 @@ def test_a_set_is_named(guided, node) -> None:
 
 
 def test_pictures_are_sent(guided, node, photos) -> None:
-    client = node(address_of(guided), maxAgeMs=5000)
+    client = node(address_of(guided), maxAgeMs=60_000)
     client.do("wait")
     client.do("references", paths=photos)
     until(lambda: client.do("tell")["references"] == 2)
-    assert client.do("restore", w=40, h=40, step=7)["restored"]
+    until(lambda: client.do("restore", w=40, h=40, step=7)["restored"])  # the first may be late
     client.do("references", paths=[])
     until(lambda: client.do("tell")["references"] == 0)
     client.do("references", paths=photos * 9)
     until(lambda: bool(client.warnings))
     assert "the server takes 16 reference pictures, got 18" in client.warnings[0]
-    assert client.do("restore", w=40, h=40, step=7)["restored"]
+    until(lambda: client.do("restore", w=40, h=40, step=7)["restored"])
 
 
+@pytest.mark.slow
 def test_pictures_are_sent_again_and_a_refusal_is_said(script, node, photos) -> None:
-    client = node(script.url, maxAgeMs=5000)
+    client = node(script.url, maxAgeMs=60_000)
     script.accept("one")
     client.do("references", paths=photos)
     until(lambda: bool(client.warnings))

@@ -1,6 +1,7 @@
 """`splatmend measure`: clips in, one table, one plot and one file of figures out."""
 
 import json
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -173,13 +174,18 @@ def test_what_is_not_installed_is_left_out_with_one_line(
         raise ModuleNotFoundError("No module named 'lpips'", name="lpips")
 
     monkeypatch.setattr(module, "load_lpips", no_lpips)
+    monkeypatch.delitem(sys.modules, "splatmend.plugin.plot")
+    monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
     monkeypatch.setattr("splatmend.temporal.dlib_models.find_spec", lambda _: None)
     main([str(folder("clean")), "--out", str(tmp_path / "out"), "--strides", "1"])
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(" ", 1)[1].split(":")[0] for line in lines if "left out" in line] == [
         "LPIPS is left out",
         "identity and landmarks are left out",
+        "the plot is left out",
     ]
+    assert lines[-1].endswith("(pip install 'splatmend[plot]')")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["measures.json", "measures.md"]
 
 
 @pytest.mark.skipif(

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 MEASURE = """
 import resource, sys
 from splatmend.core import load_restorer
@@ -12,6 +14,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_eight_times_the_length_takes_the_same_memory(make_clip, tmp_path):
     peaks = []
     for frames in (60, 480):

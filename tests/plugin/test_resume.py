@@ -5,27 +5,31 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
-from splatmend.core import InputError, VideoOutputError
+from splatmend.core import InputError, RestorerTraits, VideoOutputError
 from splatmend.plugin import EncodingOptions, VideoOptions, cli, restore_video
 
-SLOW_RUN = """
-import sys, time
+from waiting import until
+
+STUCK_RUN = """
+import sys, threading
 from splatmend.core import load_restorer
 from splatmend.plugin import VideoOptions, restore_video
 
-class Slow:
-    name, device, multiple, reach = "copy", load_restorer("copy", device="cpu").device, 1, 0
-    keeps_colors = True
-    small = 0
+copy = load_restorer("copy", device="cpu")
+
+class Stuck:
+    traits, device = copy.traits, copy.device
+    left = 40
     def __call__(self, rgb):
-        time.sleep(0.02)
+        self.left -= len(rgb)
+        if self.left < 0:
+            threading.Event().wait()  # for the test to kill
         return rgb.clone()
 
-restore_video(sys.argv[1], sys.argv[2], Slow(), VideoOptions(segment_frames=8, batch=2))
+restore_video(sys.argv[1], sys.argv[2], Stuck(), VideoOptions(segment_frames=8, batch=2))
 """
 
 
@@ -41,20 +45,18 @@ def whole_segments(folder):
 
 
 def wait_for_segment(process, folder):
-    deadline = time.monotonic() + 60
-    while whole_segments(folder) < 1:
-        assert process.poll() is None, process.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: whole_segments(folder) or process.poll() is not None, 60)
+    assert process.poll() is None, process.stderr.read().decode()
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_packets(make_clip, contents, copy, tmp_path):
     vfr = [512 * i + 37 * (i % 5) for i in range(60)]
     source = make_clip("in.mp4", frames=60, pts=vfr, audio=True, pix_fmt="yuv420p")
     target, whole = tmp_path / "out.mp4", tmp_path / "whole.mp4"
     folder = tmp_path / ".out.mp4.splatmend"
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_RUN, str(source), str(target)], stderr=subprocess.PIPE
+        [sys.executable, "-c", STUCK_RUN, str(source), str(target)], stderr=subprocess.PIPE
     )
     try:
         wait_for_segment(process, folder)
@@ -79,7 +81,7 @@ def test_a_killed_run_resumes_to_the_same_packets(make_clip, contents, copy, tmp
 class FailsAfter:
     """A restorer that is `copy` for some frames and then fails."""
 
-    name, multiple, reach, keeps_colors, small = "copy", 1, 0, True, 0
+    traits = RestorerTraits("copy", keeps_colors=True)
 
     def __init__(self, device, calls, error):
         self.device, self.calls, self.error = device, calls, error

@@ -4,37 +4,43 @@ import json
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from splatmend.core import Frame, from_tensor
+from splatmend.core import Frame, RestorerTraits, from_tensor
 from splatmend.plugin import VideoOptions, restore_video
 from splatmend.plugin.cli import restore_video as command
 from splatmend.temporal import Stream, TemporalOptions
 
-SLOW_RUN = """
-import sys, time
-sys.path.insert(0, sys.argv[3])
+import waiting
+
+STUCK_RUN = """
+import sys, threading
+sys.path[:0] = sys.argv[3:]
 from test_temporal import Boiling, options
 from splatmend.plugin import restore_video
 
-class Slow(Boiling):
+class Stuck(Boiling):
+    left = 40
+
     def __call__(self, rgb):
-        time.sleep(0.02)
+        self.left -= 1
+        if self.left < 0:
+            threading.Event().wait()  # for the test to kill
         return super().__call__(rgb)
 
-restore_video(sys.argv[1], sys.argv[2], Slow(), options())
+restore_video(sys.argv[1], sys.argv[2], Stuck(), options())
 """
 
 
 class Boiling:
     """A restorer whose detail depends on every bit of a frame, and that can fail."""
 
-    name, multiple, reach, keeps_colors, small = "boiling", 1, 0, True, 0
+    traits = RestorerTraits("boiling", keeps_colors=True)
     device = torch.device("cpu")
 
     def __init__(self, frames=10**9):
@@ -121,20 +127,19 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(after, pictures, tmp_path)
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_packets(make_clip, tmp_path, request):
     source = make_clip("in.mp4", frames=60, audio=True, size=(96, 112))
     target, whole = tmp_path / "out.mp4", tmp_path / "whole.mp4"
     folder = tmp_path / ".out.mp4.splatmend"
-    here = str(request.path.parent)
+    folders = (request.path.parent, Path(waiting.__file__).parent)  # of what it imports
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_RUN, str(source), str(target), here], stderr=subprocess.PIPE
+        [sys.executable, "-c", STUCK_RUN, *map(str, (source, target, *folders))],
+        stderr=subprocess.PIPE,
     )
     try:
-        deadline = time.monotonic() + 60
-        while not segments(folder):
-            assert process.poll() is None, process.stderr.read().decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        waiting.until(lambda: segments(folder) or process.poll() is not None, 60)
+        assert process.poll() is None, process.stderr.read().decode()
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from splatmend.core import InputError, RestoreOptions
+from splatmend.core import InputError, RestoreOptions, RestorerTraits
 from splatmend.plugin import EncodingOptions, VideoOptions, restore_video
 
 LOSSLESS = EncodingOptions(crf=0)
@@ -260,9 +260,7 @@ def test_side_by_side_and_wipe(make_clip, contents, copy, tmp_path):
 
 def test_a_restorer_is_really_applied(make_clip, contents, copy, tmp_path):
     class Inverted:
-        name, device, multiple, reach = "inverted", copy.device, 1, 0
-        keeps_colors = False
-        small = 0
+        traits, device = RestorerTraits("inverted"), copy.device
 
         def __call__(self, rgb):
             return 1 - rgb
@@ -278,9 +276,7 @@ def test_a_restorer_is_really_applied(make_clip, contents, copy, tmp_path):
 
 def test_an_existing_target_is_replaced_only_by_a_whole_one(make_clip, copy, tmp_path):
     class Broken:
-        name, device, multiple, reach = "broken", copy.device, 1, 0
-        keeps_colors = True
-        small = 0
+        traits, device = RestorerTraits("broken", keeps_colors=True), copy.device
         calls = 0
 
         def __call__(self, rgb):

@@ -10,29 +10,24 @@ import cv2
 import numpy as np
 import pytest
 
-from splatmend.core import InputError, Reference, References, VideoInputError
+from splatmend.core import (
+    InputError,
+    Reference,
+    ReferenceFit,
+    References,
+    RestorerTraits,
+    VideoInputError,
+)
 from splatmend.plugin import VideoOptions, cli, open_clip, read_clip_references, restore_video
 from splatmend.plugin.reference_options import ReferenceOptions
-from splatmend.plugin.turns import as_coded, upright
+from splatmend.plugin.turns import as_coded, references_as_coded, upright
 from splatmend.temporal import TemporalOptions
+
+from blobs import blobs
 
 SIZE = (128, 160)
 FRAMES = 5
-
-
-def texture(seed: int, size: tuple[int, int] = SIZE) -> Any:
-    """Blobs of many sizes and colours, (h, w, 3)."""
-    dice = np.random.default_rng(seed)
-    picture = np.full((*size, 3), 120, np.uint8)
-    for _ in range(size[0] * size[1] // 70):
-        place = tuple(int(v) for v in dice.integers(0, size[::-1]))
-        axes = tuple(int(v) for v in dice.integers(2, 12, 2))
-        color = tuple(int(v) for v in dice.integers(20, 236, 3))
-        cv2.ellipse(picture, place, axes, float(dice.uniform(0, 180)), 0, 360, color, -1)
-    return cv2.GaussianBlur(picture, (0, 0), 0.7)
-
-
-SCENE = texture(5, (SIZE[0], SIZE[1] + 2 * FRAMES))
+SCENE = blobs((SIZE[0], SIZE[1] + 2 * FRAMES), seed=5)
 SHARP = [np.ascontiguousarray(SCENE[:, 2 * i : 2 * i + SIZE[1]]) for i in range(FRAMES)]
 SOFT = [cv2.GaussianBlur(picture, (0, 0), 2) for picture in SHARP]
 
@@ -160,7 +155,7 @@ def test_a_clip_gives_references(soft: Path, run: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rate", [25, 1])
 def test_long_clips_give_64_frames_evenly_spaced(rate: int, tmp_path: Path) -> None:
-    wide = texture(1, (40, 240))
+    wide = blobs((40, 240), seed=1)
     pictures = [np.ascontiguousarray(wide[:, i : i + 48]) for i in range(190)]
     pictures[0] = np.zeros_like(pictures[0])
     clean = write_video(tmp_path / "clean.mkv", pictures, rate=rate)
@@ -206,10 +201,25 @@ def test_every_turn_is_undone(matrix: tuple[int, ...]) -> None:
     assert np.array_equal(turned[place], SHARP[0][2, 1])
 
 
+def test_key_pairs_are_turned_with_both_alphas() -> None:
+    alphas = [np.full(SIZE, value, np.uint8) for value in (9, 99)]
+    for alpha in alphas:
+        alpha[:40, :70] = 255
+    pair = Reference(picture=SHARP[0], render=SOFT[0], alpha=alphas[0], render_alpha=alphas[1])
+    matrix = (0, 1, 0, -1, 0, 0, 0, 0, 1)
+    turned = references_as_coded(References([pair]), matrix)
+    assert turned is not None
+    for ours, theirs in zip(turned[0].planes, pair.planes, strict=True):
+        assert ours is not None
+        assert theirs is not None
+        assert np.array_equal(ours, as_coded(theirs, matrix))
+    assert references_as_coded(None, matrix) is None
+
+
 class FailsAfter:
     """A restorer that is `copy` for some frames and then is interrupted."""
 
-    name, multiple, period, reach, keeps_colors, small = "copy", 1, 1, 0, True, 0
+    traits = RestorerTraits("copy", keeps_colors=True)
 
     def __init__(self, device: Any, frames: int) -> None:
         self.device, self.frames = device, frames
@@ -221,6 +231,7 @@ class FailsAfter:
         return rgb.clone()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temporal", [None, TemporalOptions()])
 def test_resumed_runs_want_the_same_references(
     temporal: Any, soft: Path, copy: Any, tmp_path: Path
@@ -248,6 +259,33 @@ def test_resumed_runs_want_the_same_references(
     assert restore_video(soft, target, copy, options(same, resume=True)).resumed == 2
     restore_video(soft, whole, copy, options(sets[0]))
     assert target.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("flags", [[], ["--temporal"]])
+def test_references_of_somebody_else_are_said(
+    flags: list[str], soft: Path, photo: Path, run: Any, tmp_path: Path
+) -> None:
+    other = write_pictures(tmp_path / "other", [np.ascontiguousarray(SHARP[2][::-1, ::-1])])
+    (tmp_path / "out").mkdir()
+    code, out, err = run(soft, tmp_path / "out", *flags, "--reference", other)
+    assert (code, len(out)) == (0, 1)
+    (line,) = err
+    assert line.startswith("restore-video: warning: no reference fits 5 of 5 frames: are they pic")
+    code, _, err = run(soft, tmp_path / "out", *flags, "--reference", other, photo)
+    assert (code, err) == (0, [])
+
+
+def test_the_summary_counts_frames_that_no_reference_fits(
+    soft: Path, copy: Any, tmp_path: Path
+) -> None:
+    def fit(references: References | None) -> ReferenceFit:
+        options = VideoOptions(references=references)
+        return restore_video(soft, tmp_path / "out.mov", copy, options).fit
+
+    stranger = Reference(picture=np.ascontiguousarray(SHARP[2][::-1, ::-1]))
+    assert fit(References([stranger])) == ReferenceFit(frames=5, unfit=5)
+    assert fit(References([Reference(picture=SHARP[2])])) == ReferenceFit(frames=5, unfit=0)
+    assert fit(None) == ReferenceFit()
 
 
 @pytest.mark.parametrize("mode", ["side", "wipe"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from splatmend.core import Frame, RestoreOptions
+from splatmend.core import Frame, RestoreOptions, RestorerTraits
 from splatmend.temporal import Stream, TemporalOptions
 from splatmend.temporal.anchor import Anchor, restore_anchored
 
@@ -19,7 +19,7 @@ GRID = 16
 class Lattice:
     """A restorer that draws the same on every cell of its grid, wherever the picture lies."""
 
-    name, multiple, reach, keeps_colors, small = "lattice", GRID, 0, True, 0
+    traits = RestorerTraits("lattice", multiple=GRID, keeps_colors=True)
     device = torch.device("cpu")
 
     def __call__(self, rgb):

@@ -112,6 +112,7 @@ def test_without_the_packages_the_way_out_is_named(monkeypatch: pytest.MonkeyPat
         DlibFaces()
 
 
+@pytest.mark.slow
 @needs_dlib
 def test_a_real_face() -> None:
     reader = DlibFaces()
@@ -135,6 +136,7 @@ def test_a_real_face() -> None:
     assert reader.find(np.zeros((64, 64, 3), np.uint8)) is None
 
 
+@pytest.mark.slow
 @needs_dlib
 def test_a_face_at_the_edge_of_the_picture() -> None:
     reader = DlibFaces()

@@ -1,12 +1,14 @@
 """Steps on planes do what their plain formulas say, whatever the size and the number of threads."""
 
-import time
+import threading
 
 import cv2
 import numpy as np
 import pytest
 
 from splatmend.temporal import compiled, planes
+
+from waiting import is_waiting, until
 
 SIZES = [(1, 1), (2, 3), (3, 2), (7, 5), (37, 53), (64, 96)]
 
@@ -167,12 +169,13 @@ def test_any_number_of_threads_gives_the_same_bytes(monkeypatch):
 def test_an_error_in_one_band_is_told_when_all_are_done(monkeypatch):
     monkeypatch.setattr(compiled, "_WORTH", 1)
     monkeypatch.setattr(cv2, "getNumThreads", lambda: 4)
-    seen = []
+    seen, caller = [], threading.current_thread()
 
     def kernel(first, last):
         if first == 16:
             raise ValueError("a band")
-        time.sleep(0.05 * bool(first))
+        if first:
+            until(lambda: is_waiting(caller))
         seen.append((first, last))
 
     with pytest.raises(ValueError, match="a band"):

@@ -272,7 +272,7 @@ def test_every_restorer_takes_part(name):
     alone = restore_frames_one_by_one(restorer, frames)
     assert np.array_equal(answers[0].color, alone[0].color)
     # steadied, not replaced: the picture stays what the restorer makes of it on a grid moved along
-    rgb, below = to_tensor([frames[2].color]), restorer.multiple
+    rgb, below = to_tensor([frames[2].color]), restorer.traits.multiple
     anchor = Anchor(4 % below, 2 % below)
     moved = restore_anchored(restorer, rgb, anchor, RestoreOptions())
     (moved,) = from_tensor(moved, np.uint8)
@@ -302,6 +302,7 @@ def test_strength_zero_and_gain_zero():
     assert colors(forgetful.restore(frames)) == colors(restore_frames_one_by_one(Boiling(), frames))
 
 
+@pytest.mark.slow
 def test_after_warming_up_nothing_is_left_to_compile():
     # in a process of its own: this one has compiled before
     script = """

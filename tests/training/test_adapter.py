@@ -39,6 +39,7 @@ def config(pairs: str, out: Path, init: Path, **changes: object) -> TrainConfig:
     return TrainConfig(**(values | changes))
 
 
+@pytest.mark.slow
 def test_an_adapter_learns_one_avatar_and_is_switched_at_load(
     pairs: str, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:

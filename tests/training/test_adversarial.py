@@ -89,6 +89,7 @@ def adam(adversary: Adversary) -> torch.optim.Optimizer:
     return torch.optim.Adam(adversary.heads.parameters(), lr=2e-3, betas=(0.5, 0.99))
 
 
+@pytest.mark.slow
 def test_the_heads_learn_and_then_push_a_picture_towards_the_real_ones(
     adversary: Adversary,
 ) -> None:
@@ -129,6 +130,7 @@ def process_group(tmp_path: Path) -> Iterator[None]:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("process_group")
 def test_wrapped_for_several_processes_it_gives_the_same(adversary: Adversary) -> None:
     plain = Adversary(adversary.vgg, copy.deepcopy(adversary.heads))

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from splatmend.core import from_tensor, to_tensor
+from splatmend.core.resample import blur
 from splatmend.training import Recipe, SplatOptions, degrade, draw_recipe
-from splatmend.training.degradations import add_noise, blur, compress, floaters, patchy
+from splatmend.training.degradations import add_noise, compress, floaters, patchy
 from splatmend.training.metrics import psnr
 
 

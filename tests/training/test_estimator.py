@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from splatmend.core import InputError, load_checkpoint, to_tensor
 from splatmend.core.estimator import artifact_score, load_estimator
-from splatmend.training.degradations import add_noise, blur
+from splatmend.core.resample import blur
+from splatmend.training.degradations import add_noise
 from splatmend.training.estimator import (
     EstimatorTrainConfig,
     agreement,
@@ -125,6 +126,7 @@ def test_agreement_sets_errors_beside_a_constants() -> None:
     assert figures["spearman"] == 1
 
 
+@pytest.mark.slow
 def test_a_tiny_run_tells_ruined_pictures_from_clean_ones(
     portraits_folder: Path, tmp_path: Path, picture: Tensor, capsys: pytest.CaptureFixture
 ) -> None:
@@ -147,6 +149,7 @@ def test_a_tiny_run_tells_ruined_pictures_from_clean_ones(
     assert table in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_same_config_gives_the_same_weights(portraits_folder: Path, tmp_path: Path) -> None:
     options = TINY | {"pool": 8, "max_steps": 6, "held_out": 1}
     runs = [
@@ -160,6 +163,7 @@ def test_the_same_config_gives_the_same_weights(portraits_folder: Path, tmp_path
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_the_report_knows_lpips_and_real_pairs(
     portraits_folder: Path, tmp_path: Path, backbones: Path
 ) -> None:

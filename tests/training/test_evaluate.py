@@ -55,6 +55,7 @@ def judge(
     return run
 
 
+@pytest.mark.slow
 def test_one_table_with_all_rows_on_the_same_pictures(
     pairs: tuple[Path, Path], backbones: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -118,6 +119,7 @@ def test_pairs_that_cannot_be_matched_are_refused(pairs: tuple[Path, Path], tmp_
         EvaluateConfig()
 
 
+@pytest.mark.slow
 def test_by_default_all_that_can_run_is_measured(
     judge: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -236,6 +238,7 @@ def test_the_summary_has_intervals_and_names(judge: Callable[..., Any], tmp_path
     assert gain["against_input"]["difference"]["low"] > 0
 
 
+@pytest.mark.slow
 def test_turbo_is_shown_what_its_autoencoder_costs(
     judge: Callable[..., Any],
     pairs: tuple[Path, Path],

@@ -16,6 +16,7 @@ from splatmend.training.ply import read_ply, write_ply
 SMALL = ["--frames", "4", "--size", "128", "128", "--steps", "2"]
 
 
+@pytest.mark.slow
 def test_from_a_ply_to_a_judged_adapter(
     ball: Path,
     backbones: Path,
@@ -56,6 +57,7 @@ def test_from_a_ply_to_a_judged_adapter(
         main([*words, "--keep", "0.5"])
 
 
+@pytest.mark.slow
 def test_texture_can_be_told_to_stay_in_its_place(
     ball: Path, backbones: Path, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ def drawn(portraits_folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Fram
     return pool, made
 
 
+@pytest.mark.slow
 def test_a_frame_lends_many_crops_before_it_goes(drawn: tuple[FramePool, list[int]]) -> None:
     pool, made = drawn
     for step in range(20):
@@ -40,6 +41,7 @@ def test_a_frame_lends_many_crops_before_it_goes(drawn: tuple[FramePool, list[in
     assert len(pool._pool) <= 3
 
 
+@pytest.mark.slow
 def test_a_crop_is_named_by_seed_step_and_index(portraits_folder: Path) -> None:
     portraits = load_portraits(portraits_folder, "train", foreground=True)
 
@@ -58,6 +60,7 @@ def test_a_crop_is_named_by_seed_step_and_index(portraits_folder: Path) -> None:
     assert not torch.equal(batch(5), batch(5, seed=1))
 
 
+@pytest.mark.slow
 def test_both_halves_of_a_pair_show_the_same_window(portraits_folder: Path) -> None:
     portraits = load_portraits(portraits_folder, "train", foreground=True)
     pool = FramePool(portraits, size=6, renew=1)
@@ -69,6 +72,7 @@ def test_both_halves_of_a_pair_show_the_same_window(portraits_folder: Path) -> N
     assert np.mean(apart) < 0.5 * np.mean(elsewhere)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_some_frames_come_as_they_should_be(portraits_folder: Path, share: float) -> None:
     portraits = load_portraits(portraits_folder, "train", foreground=True)
@@ -82,6 +86,7 @@ def test_some_frames_come_as_they_should_be(portraits_folder: Path, share: float
     assert expected[0] <= np.mean(same) <= expected[1]
 
 
+@pytest.mark.slow
 def test_targets_are_fine_splats_as_often_as_asked(portraits_folder: Path) -> None:
     portraits = load_portraits(portraits_folder, "train")
 

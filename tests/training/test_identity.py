@@ -116,6 +116,7 @@ def test_where_no_face_is_found_there_is_no_figure() -> None:
     assert np.isnan([row["identity"], row["landmarks"]]).all()
 
 
+@pytest.mark.slow
 def test_a_real_face_that_blurs_and_moves_loses_identity_and_landmarks(face: np.ndarray) -> None:
     pytest.importorskip("dlib")
     if importlib.util.find_spec("face_recognition_models") is None:

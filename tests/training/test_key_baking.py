@@ -52,6 +52,7 @@ def avatars(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "whole.ply", tmp_path / "light.ply"
 
 
+@pytest.mark.slow
 def test_from_two_avatars_to_key_pairs(
     avatars: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +78,7 @@ def test_from_two_avatars_to_key_pairs(
     assert stored[0, 0, 3] == 0 < 200 < stored[48, 56, 3]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(
     avatars: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +123,7 @@ def views(face: np.ndarray) -> list[View]:
     return made
 
 
+@pytest.mark.slow
 def test_every_key_lowers_the_error_and_beats_keys_side_by_side(views: list[View]) -> None:
     keys = list(choose_keys(views, 3, first=4))
     chosen = [key.index for key in keys]

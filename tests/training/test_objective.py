@@ -41,6 +41,7 @@ def scripted_embedder(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_every_term_is_named_weighted_and_zero_at_the_target(
     backbones: Path, tmp_path: Path
@@ -69,6 +70,7 @@ def test_every_term_is_named_weighted_and_zero_at_the_target(
     )
 
 
+@pytest.mark.slow
 def test_beyond_the_knee_lpips_counts_by_its_logarithm(backbones: Path, tmp_path: Path) -> None:
     clean = torch.rand(1, 3, 64, 64)
     noise = torch.randn_like(clean)
@@ -108,6 +110,7 @@ def test_terms_without_weight_load_nothing(tmp_path: Path) -> None:
         config(tmp_path, tmp_path, {"identity": 1.0})
 
 
+@pytest.mark.slow
 def test_dists_without_its_weights_says_what_to_do(backbones: Path, tmp_path: Path) -> None:
     for file in backbones.glob("lpips_*"):
         (tmp_path / file.name).symlink_to(file)
@@ -115,6 +118,7 @@ def test_dists_without_its_weights_says_what_to_do(backbones: Path, tmp_path: Pa
         Objective(config(tmp_path, tmp_path, {"dists": 1.0}, lpips_weights=tmp_path))
 
 
+@pytest.mark.slow
 def test_the_opponent_learns_beside_the_model_and_resumes(
     portraits_folder: Path, tmp_path: Path, backbones: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +148,7 @@ def test_the_opponent_learns_beside_the_model_and_resumes(
         assert row["loss"] == pytest.approx(row["l1"] + row["adversarial"])
 
 
+@pytest.mark.slow
 def test_sequences_bring_motion_and_the_temporal_term(
     portraits_folder: Path, tmp_path: Path, backbones: Path
 ) -> None:
@@ -166,6 +171,7 @@ def test_sequences_bring_motion_and_the_temporal_term(
     assert judged["temporal_ours"] > 0
 
 
+@pytest.mark.slow
 def test_the_past_reaches_the_network_only_where_it_should(
     portraits_folder: Path, tmp_path: Path
 ) -> None:

@@ -1,7 +1,9 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from plyfile import PlyData, PlyElement
 
 from splatmend.core import InputError
 from splatmend.training.ply import Splats, read_ply, write_ply
@@ -50,17 +52,46 @@ def test_properties_may_come_in_another_order(tmp_path: Path) -> None:
     assert torch.equal(a.center[0, [2, 1, 0]], b.center[0])
 
 
+def test_properties_may_be_of_any_number_type(tmp_path: Path) -> None:
+    """Exporters add colours as bytes, or write doubles; meshes have lists of corners."""
+    ours = splats(4, 4)
+    write_ply(tmp_path / "a.ply", ours)
+    table = PlyData.read(tmp_path / "a.ply")["vertex"].data
+    kinds = [("red", "u1"), *((name, "f8" if name == "x" else "f4") for name in table.dtype.names)]
+    other = np.zeros(4, kinds)
+    for name in table.dtype.names:
+        other[name] = table[name]
+    faces = np.array([([0, 1, 2],)], [("vertex_indices", "i4", (3,))])
+    elements = [PlyElement.describe(other, "vertex"), PlyElement.describe(faces, "face")]
+    for form in ({"byte_order": "<"}, {"byte_order": ">"}, {"text": True}):
+        PlyData(elements, **form).write(tmp_path / "b.ply")
+        theirs = read_ply(tmp_path / "b.ply")
+        for name in ("center", "log_scale", "rotation", "opacity", "harmonics"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), (form, name)
+
+
+def test_what_was_read_does_not_hang_on_the_file(tmp_path: Path) -> None:
+    ours = splats(4, 4)
+    write_ply(tmp_path / "a.ply", ours)
+    theirs = read_ply(tmp_path / "a.ply")
+    (tmp_path / "a.ply").write_bytes(b"")
+    assert torch.equal(ours.harmonics, theirs.harmonics)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda d: b"solid " + d, "is not a PLY file"),
         (lambda d: d[:-3], "is truncated"),
-        (lambda d: d.replace(b"binary_little_endian", b"ascii"), "not binary little-endian"),
+        (lambda d: d.replace(b"binary_little_endian", b"ascii"), "is not a PLY file, or a damaged"),
+        (lambda d: d.replace(b"property float y", b"property floot y"), "is not a PLY file, or"),
+        (lambda d: d.replace(b"property float y", b"property float x"), "two properties with same"),
+        (lambda d: d.replace(b"vertex", b"face"), "no element called vertex"),
         (lambda d: d.replace(b"opacity", b"0pacity"), "lacks opacity"),
-        (lambda d: d.replace(b"float opacity", b"double opacity"), "float properties only"),
+        (lambda d: d.replace(b"float opacity", b"double opacity"), "is truncated"),
         (lambda d: d.replace(b"f_rest_8", b"f_best_8"), "8 f_rest properties"),
         (lambda d: d.replace(b"f_rest_8", b"f_rest_9"), "f_rest properties"),
-        (lambda d: d[:-4] + b"\x00\x00\xc0\x7f", "not finite"),
+        (lambda d: d[:-4] + b"\x00\x00\xc0\x7f", "rot_2, rot_3 that are not finite"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, damage, message: str) -> None:

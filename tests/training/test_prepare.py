@@ -2,7 +2,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from splatmend.training.pairs import read_picture
 from splatmend.training.prepare import PrepareConfig, main, prepare
 from splatmend.training.regions import REGIONS
 from splatmend.training.sources import find_items, hash_share, read_item
+
+from waiting import until
 
 pytest.importorskip("dlib")
 SMALL = ["--size", "128", "--smallest", "96", "--workers", "0"]
@@ -104,6 +105,7 @@ def test_heads_cut_out_stand_on_a_ground_with_alpha(prepared: Path) -> None:
         assert not read_picture(prepared / record.regions)[alpha == 0].any()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used_is_named(
     prepared: Path, sources: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -120,6 +122,7 @@ def test_what_cannot_be_used_is_named(
     assert "people/wall.png: no face found" in summary
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_finished_by_others_with_the_same_bytes(
     prepared: Path, sources: Path, tmp_path: Path
 ) -> None:
@@ -130,10 +133,9 @@ def test_a_killed_run_is_finished_by_others_with_the_same_bytes(
     command = [sys.executable, "-m", "splatmend.training.prepare", *options, "2"]
     manifest = out / "manifest.jsonl"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
-        deadline = time.monotonic() + 150
-        while not (manifest.exists() and manifest.stat().st_size) and run.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(
+            lambda: run.poll() is not None or (manifest.exists() and manifest.stat().st_size), 150
+        )
         run.send_signal(signal.SIGKILL)
     made = read_manifest(manifest)
     assert manifest.read_bytes().startswith((prepared / "manifest.jsonl").read_bytes()[:500])
@@ -164,12 +166,14 @@ def test_a_foreign_manifest_is_left_alone(sources: Path, tmp_path: Path) -> None
     assert files(tmp_path) == {"manifest.jsonl": b"mine\n"}
 
 
+@pytest.mark.slow
 def test_nothing_at_all_is_an_error(tmp_path: Path) -> None:
     wall = write(tmp_path / "wall.png", np.full((300, 300, 3), 200, np.uint8))
     with pytest.raises(InputError, match=r"(?s)no pair could be made.*wall\.png: no face found"):
         main([str(wall), "--out", str(tmp_path / "pairs"), *SMALL])
 
 
+@pytest.mark.slow
 def test_pictures_that_are_aligned_are_only_cut_square(tmp_path: Path) -> None:
     portrait = write(tmp_path / "aligned.png", astronaut()[:256, 90:340])  # 256 x 250
     out = tmp_path / "pairs"
@@ -182,6 +186,7 @@ def test_pictures_that_are_aligned_are_only_cut_square(tmp_path: Path) -> None:
     assert np.abs(clean - expected).mean() < 1.5
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_written_stops_the_run(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

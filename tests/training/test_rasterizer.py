@@ -165,6 +165,7 @@ def test_impossible_cameras_and_poses_are_refused() -> None:
         render(wall(), FRONT, towards=(splats([0.0, 0, 0]), FRONT))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not AVATARS.is_dir(), reason="the avatars are not beside this checkout")
 @pytest.mark.parametrize("name", ["james", "status"])
 def test_it_agrees_with_a_public_renderer(name: str) -> None:

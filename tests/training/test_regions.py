@@ -213,6 +213,7 @@ def test_missing_weights_are_not_made_up(segformer: Path) -> None:
         SegformerParser(segformer)
 
 
+@pytest.mark.slow
 def test_auto_takes_the_segformer_of_the_hubs_cache_else_landmarks(
     segformer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

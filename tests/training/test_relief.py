@@ -27,6 +27,7 @@ def portrait(portraits_folder: Path) -> Portrait:
     return Portrait("face.png", np.asarray(pixels, np.uint8), 1.0, mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 3])
 def test_from_the_front_the_avatar_is_the_portrait(portrait: Portrait, seed: int) -> None:
     color, alpha = _draw_subject(portrait, np.random.default_rng(seed))
@@ -41,6 +42,7 @@ def test_from_the_front_the_avatar_is_the_portrait(portrait: Portrait, seed: int
     assert -10 * math.log10(error) > 30
 
 
+@pytest.mark.slow
 def test_it_has_depth_and_holds_together_from_the_side(portrait: Portrait) -> None:
     side = Camera.orbit(0.35, 0.1, 0.8, fov_y=30, size=(SIDE, SIDE))
     with torch.inference_mode():
@@ -77,6 +79,7 @@ def test_a_lifted_gaussian_keeps_its_footprint() -> None:
     assert shown.depth[0, 300, 180].item() == pytest.approx(depth[300, 180].item(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_pairs_come_in_matching_files(
     portraits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

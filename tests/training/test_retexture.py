@@ -32,6 +32,7 @@ def test_a_frame_is_its_weights_times_the_colours(plate: Path) -> None:
     torch.testing.assert_close(product, shown.color, atol=0.01, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_avatar_looks_like_the_portrait_eye_on_eye(plate: Path, tmp_path: Path) -> None:
     eyes = (218.0, 199.0), (299.0, 203.0)
     config = RetextureConfig(source=plate, faces=tmp_path, out=tmp_path, eyes=eyes)
@@ -49,6 +50,7 @@ def test_the_avatar_looks_like_the_portrait_eye_on_eye(plate: Path, tmp_path: Pa
     assert np.ptp(picture[:, 250, 230:280]) < 0.25  # between and below: the plain colour
 
 
+@pytest.mark.slow
 def test_pairs_are_written_named_and_not_written_twice(
     plate: Path, portraits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,12 +78,14 @@ def test_pairs_are_written_named_and_not_written_twice(
         assert 0.001 < (degraded - clean).abs().mean() < 0.3
 
 
+@pytest.mark.slow
 def test_an_avatar_without_a_face_is_refused(plate: Path, portraits_folder: Path) -> None:
     pytest.importorskip("dlib")
     with pytest.raises(InputError, match=r"no face was found .* --eyes"):
         main([str(plate), str(portraits_folder), "--out", str(plate.parent / "out")])
 
 
+@pytest.mark.slow
 def test_the_pool_mixes_pairs_with_portraits(
     plate: Path, portraits_folder: Path, tmp_path: Path
 ) -> None:

@@ -67,6 +67,7 @@ def test_a_sequence_is_drawn_once_and_goes(portraits: list[Portrait], made: list
     assert len(pool._pool) <= 3
 
 
+@pytest.mark.slow
 def test_the_motion_of_a_window_is_its_own(portraits: list[Portrait]) -> None:
     """Mirrored or not, the flow explains how the clean frames move, where it is called valid."""
     explained, raw, beyond = [], [], 0
@@ -84,6 +85,7 @@ def test_the_motion_of_a_window_is_its_own(portraits: list[Portrait]) -> None:
     assert beyond > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_some_sequences_are_stills(
     portraits: list[Portrait], share: float, made: list[int]

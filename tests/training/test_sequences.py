@@ -77,6 +77,7 @@ def test_the_clean_frames_move_as_the_flow_says(portraits: list[Portrait]) -> No
     assert np.mean(explained) < 0.25 * np.mean(raw)
 
 
+@pytest.mark.slow
 def test_splats_flicker_though_their_truth_does_not(portraits: list[Portrait]) -> None:
     losses, errors = [], []
     for step in range(12):
@@ -89,6 +90,7 @@ def test_splats_flicker_though_their_truth_does_not(portraits: list[Portrait]) -
     assert max(errors) < 0.25
 
 
+@pytest.mark.slow
 def test_one_in_five_stands_still(portraits: list[Portrait]) -> None:
     still = [
         not flow.any() for step in range(40) for flow in draw([portraits[1]], step=step, crop=32)[2]
@@ -96,6 +98,7 @@ def test_one_in_five_stands_still(portraits: list[Portrait]) -> None:
     assert 6 < sum(still) < 28
 
 
+@pytest.mark.slow
 def test_what_the_head_uncovers_is_not_valid(portraits: list[Portrait]) -> None:
     seen = 0
     for step in range(40):

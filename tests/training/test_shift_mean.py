@@ -107,6 +107,7 @@ def test_settings_that_do_not_fit(changes, message) -> None:
         TrainConfig(**(fitting | changes))
 
 
+@pytest.mark.slow
 def test_compact_learns_its_own_mean(pair_folders, tiny_checkpoint, tmp_path) -> None:
     config = TrainConfig(
         pairs=(pair_folders,), temporal=True, frames=6, batch=1, crop=64, self_conditioning=0.0,

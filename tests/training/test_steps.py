@@ -228,6 +228,7 @@ def test_a_smear_is_as_long_and_as_wide_as_asked() -> None:
 # -- drawing
 
 
+@pytest.mark.slow
 def test_each_step_happens_as_often_as_its_probability_says() -> None:
     count = 3000
     drawn = [draw_steps(seed) for seed in range(count)]

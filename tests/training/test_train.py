@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,13 @@ from torch import Tensor
 
 from splatmend.core import InputError, load_checkpoint, load_restorer, to_tensor
 from splatmend.core.errors import CheckpointError, TrainingError
+from splatmend.core.resample import blur
 from splatmend.training import LossWeights, TrainConfig, load_portraits
 from splatmend.training import batches as batches_module
 from splatmend.training import train as train_module
-from splatmend.training.degradations import blur
 from splatmend.training.train import learning_rate_share, train
+
+from waiting import until
 
 L1_ONLY = LossWeights(l1=1.0, log_mse=0, lpips_vgg=0, lpips_alex=0, gram=0)
 
@@ -48,6 +49,7 @@ def test_the_rate_rises_falls_and_ends_at_zero() -> None:
     assert shares[100] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_the_run_stops_at_max_steps_and_the_rate_moves_once_an_update(
     portraits_folder: Path, tmp_path: Path, accumulate: int
@@ -64,6 +66,7 @@ def test_the_run_stops_at_max_steps_and_the_rate_moves_once_an_update(
     assert load_restorer(path, device="cpu")(rgb).shape == rgb.shape
 
 
+@pytest.mark.slow
 def test_accumulated_batches_equal_one_large_one(portraits_folder: Path, tmp_path: Path) -> None:
     for name, batch, accumulate in (("large", 4, 1), ("parts", 2, 2)):
         out = tmp_path / name
@@ -72,6 +75,7 @@ def test_accumulated_batches_equal_one_large_one(portraits_folder: Path, tmp_pat
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_twice_the_batch(
     portraits_folder: Path, tmp_path: Path
 ) -> None:
@@ -94,6 +98,7 @@ def test_two_processes_equal_one_with_twice_the_batch(
     assert two == pytest.approx(one, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
     portraits_folder: Path, tmp_path: Path, optimizer: str
@@ -109,11 +114,13 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
     ]  # fmt: skip
     command = [sys.executable, "-m", "splatmend.training.train", *map(str, words)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        log, deadline = killed / "log.jsonl", time.monotonic() + 120
-        while not (log.exists() and log.read_text().count("\n") > 9):
+        log = killed / "log.jsonl"
+
+        def is_under_way() -> bool:
             assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+            return log.exists() and log.read_text().count("\n") > 9
+
+        until(is_under_way, 120)
         process.send_signal(signal.SIGKILL)
     resumed = train(config(portraits_folder, killed, **settings))
     assert same_weights(whole, resumed)
@@ -121,6 +128,7 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
     assert rows(killed) == rows(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_another_seed_may_not_take_up_a_run(portraits_folder: Path, tmp_path: Path) -> None:
     train(config(portraits_folder, tmp_path / "run", max_steps=3))
     with pytest.raises(InputError, match="with base compact, seed 0, rank 0, optimizer adamw, not"):
@@ -140,6 +148,7 @@ def fixed_batch(
     monkeypatch.setattr(batches_module, "draw_batch", lambda *_, **__: (degraded, clean))
 
 
+@pytest.mark.slow
 def test_the_loss_falls_on_a_fixed_batch(
     portraits_folder: Path, tmp_path: Path, backbones: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +168,7 @@ def test_the_loss_falls_on_a_fixed_batch(
     assert logged[-1]["l1"] < 0.85 * logged[0]["l1"]
 
 
+@pytest.mark.slow
 def test_updates_without_a_number_are_left_out_and_counted(
     portraits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +185,7 @@ def test_updates_without_a_number_are_left_out_and_counted(
     assert all(value.isfinite().all() for value in load_checkpoint(path)[1].values())
 
 
+@pytest.mark.slow
 def test_a_run_that_gives_no_numbers_ends_and_keeps_its_last_save(
     portraits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +201,7 @@ def test_a_run_that_gives_no_numbers_ends_and_keeps_its_last_save(
     assert (tmp_path / "run" / "compact.safetensors").read_bytes() == saved
 
 
+@pytest.mark.slow
 def test_half_precision_changes_the_terms_by_little_and_no_trained_weight(
     portraits_folder: Path, tmp_path: Path, backbones: Path
 ) -> None:
@@ -212,6 +224,7 @@ def test_half_precision_changes_the_terms_by_little_and_no_trained_weight(
     assert half["lpips_vgg"] != whole["lpips_vgg"]
 
 
+@pytest.mark.slow
 def test_validation_reports_shows_and_keeps_the_best(
     portraits_folder: Path, tmp_path: Path, backbones: Path
 ) -> None:
@@ -231,6 +244,7 @@ def test_validation_reports_shows_and_keeps_the_best(
     assert (run / "validation_000002.jpg").exists()
 
 
+@pytest.mark.slow
 def test_trackers_get_every_row_and_missing_ones_are_named(
     portraits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from splatmend.core import load_restorer
 from splatmend.core.errors import CheckpointError
+from splatmend.core.resample import blur
 from splatmend.training import LossWeights, TrainConfig, batches
 from splatmend.training.config import TurboTraining
-from splatmend.training.degradations import blur
 from splatmend.training.models import build_model
 from splatmend.training.train import train
 
@@ -39,6 +39,7 @@ def one_batch(face: Tensor, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Te
     return pair
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_batch")
 def test_the_loss_falls_by_a_third_and_the_file_gives_what_was_trained(
     base_with_words: Path, tmp_path: Path, one_batch: tuple[Tensor, Tensor]
@@ -61,6 +62,7 @@ def test_the_loss_falls_by_a_third_and_the_file_gives_what_was_trained(
     torch.testing.assert_close(taken_up, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_trained_is_lora_skips_and_the_first_layer_each_once(
     base_with_words: Path, tmp_path: Path
 ) -> None:
@@ -100,6 +102,7 @@ def test_skips_are_dropped_by_sample_and_level_and_repeatably(
     assert (whole - lacking).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_batch")
 def test_forgetting_activations_changes_no_gradient(base_with_words: Path, tmp_path: Path) -> None:
     gradients = []
@@ -114,6 +117,7 @@ def test_forgetting_activations_changes_no_gradient(base_with_words: Path, tmp_p
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_batch")
 def test_a_start_that_does_not_fit_is_refused(base_with_words: Path, tmp_path: Path) -> None:
     path = train(config(base_with_words, tmp_path / "run", max_steps=3))

@@ -80,6 +80,7 @@ def test_the_sketch_models_trained_conv_in_is_taken(
     assert weights.unet_plain["conv_in.weight"].abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_difix(upstream: Callable[[str], Path], content: Callable[[str], Content]) -> None:
     kind, weights = read_turbo_kind(upstream("difix"))
     assert kind == "Difix"

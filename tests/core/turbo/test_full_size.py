@@ -95,6 +95,7 @@ def test_exactly_so_many_numbers_are_trained(as_upstream: Turbo) -> None:
     assert len(trained) == len({id(p) for p in trained.values()})  # none is stepped twice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "expected"),
     [((4, 4), (4_054_288, 893_224)), ((8, 8), (8_108_576, 1_786_448)), ((32, 0), (32_434_304, 0))],
@@ -122,6 +123,7 @@ def test_subsets_of_the_unet(targets: tuple[str, ...], modules: int, expected: i
 EVERYWHERE, DECODER = (lambda _: VAE_TARGETS), decoder_targets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "unet", "vae", "conv_in", "expected"),
     [

@@ -160,6 +160,7 @@ def test_guidance_over_two_prompts(make_turbo: Make) -> None:
     torch.testing.assert_close(both.denoise(latent), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("decoder_only", [False, True])
 def test_merged_lora_is_peft_unmerged(make_turbo: Make, rgb: Tensor, *, decoder_only: bool) -> None:
@@ -192,6 +193,7 @@ def adapted_part(model: nn.Module, beside: str) -> dict[str, Tensor]:
     return {n: v for n, v in model.state_dict().items() if "lora" in n or beside in n}
 
 
+@pytest.mark.slow
 def test_it_compiles_in_one_piece() -> None:
     unet = UNet2DConditionModel(
         block_out_channels=(8, 16),

@@ -12,7 +12,14 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from splatmend.core import CheckpointError, InputError, ModelError, UnknownModelError, load_restorer
+from splatmend.core import (
+    CheckpointError,
+    InputError,
+    ModelError,
+    RestorerTraits,
+    UnknownModelError,
+    load_restorer,
+)
 from splatmend.core.lora import Lora
 from splatmend.core.turbo.base import encode_prompts, load_base
 from splatmend.core.turbo.files import read_turbo
@@ -50,9 +57,7 @@ def test_a_checkpoint_becomes_a_restorer(
     tiny_turbo: Path, tiny_base: Path, weights: TurboWeights
 ) -> None:
     restorer = load_restorer(tiny_turbo, device="cpu", base=tiny_base)
-    assert (restorer.name, restorer.multiple, restorer.reach) == ("tiny", 8, 64)
-    assert restorer.period == 64
-    assert not restorer.keeps_colors
+    assert restorer.traits == RestorerTraits("tiny", multiple=8, period=64, reach=64)
     assert weights.prompts is not None
     network = build_turbo(*load_base(tiny_base), weights.prompts, weights)
     rgb = torch.rand(1, 3, 64, 128)
@@ -146,6 +151,7 @@ def taesd(tmp_path: Path) -> Path:
     return tmp_path / "taesd"
 
 
+@pytest.mark.slow
 def test_the_small_decoder_knows_no_skips(
     load: Callable[..., TurboRestorer], make_turbo: Callable[..., Turbo], taesd: Path
 ) -> None:
@@ -192,7 +198,7 @@ def test_words_are_encoded_where_the_file_stores_none(
 def test_words_are_asked_for_only_then(
     tiny_base: Path, tiny_turbo: Path, weights: TurboWeights
 ) -> None:
-    assert load_restorer(tiny_turbo, device="cpu", base=tiny_base).name == "tiny"
+    assert load_restorer(tiny_turbo, device="cpu", base=tiny_base).traits.name == "tiny"
     with pytest.raises(ModelError, match="no tokenizer/"):
         load_turbo(replace(weights, prompts=None), base=tiny_base, device=CPU)
 
@@ -216,7 +222,7 @@ def test_turbo_by_name_is_the_checkpoint_of_the_variable(
     monkeypatch.setenv("SPLATMEND_TURBO", str(tiny_turbo))
     monkeypatch.setenv("SPLATMEND_SD_TURBO", str(tiny_base))
     by_name, by_path = load_restorer("turbo", device="cpu"), load_restorer(tiny_turbo, device="cpu")
-    assert by_name.name == "turbo"
+    assert by_name.traits.name == "turbo"
     rgb = torch.rand(1, 3, 64, 64)
     assert torch.equal(by_name(rgb), by_path(rgb))
 
@@ -238,6 +244,7 @@ def run(program: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_compact_imports_none_of_turbos_libraries() -> None:
     heavy = "{'diffusers', 'peft', 'transformers', 'huggingface_hub', 'accelerate'}"
     loaded = run(
@@ -247,6 +254,7 @@ def test_compact_imports_none_of_turbos_libraries() -> None:
     assert loaded == "[]"
 
 
+@pytest.mark.slow
 def test_without_diffusers_turbo_says_what_to_install(tiny_turbo: Path) -> None:
     said = run(
         f"import sys; sys.modules['diffusers'] = None\n"

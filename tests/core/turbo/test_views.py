@@ -162,6 +162,7 @@ def test_views_that_cannot_be(make_turbo: Make, mixing: Turbo) -> None:
         mixing(rgb, view=torch.rand(1, 3, 64, 72))
 
 
+@pytest.mark.slow
 def test_with_a_view_it_compiles_in_one_piece() -> None:
     unet = UNet2DConditionModel(
         block_out_channels=(8,),

@@ -1,6 +1,6 @@
 """Servers and clients that are gone when a test ends."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,7 +12,7 @@ from splatmend.plugin.sessions import Policy
 from splatmend.plugin.workers import Engine
 
 from fake_server import FakeServer
-from serving import LOCAL, negative
+from serving import LOCAL, Held, negative
 
 
 @pytest.fixture
@@ -39,6 +39,14 @@ def client(stack: ExitStack) -> Callable[..., Client]:
         return made
 
     return run
+
+
+@pytest.fixture
+def held(stack: ExitStack) -> Iterator[Held]:  # noqa: ARG001 servers stop once it has let go
+    """A restorer that goes on when the test says so."""
+    made = Held()
+    yield made
+    made.let_go(1000)
 
 
 @pytest.fixture

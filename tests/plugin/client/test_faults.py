@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from splatmend.plugin.link import Link
 from splatmend.plugin.messages import ErrorReply
 
 from fake_server import client_of, picture
-from serving import until
+from waiting import is_waiting, until
 
 # Servers that come and go
 
@@ -25,14 +24,12 @@ def test_a_server_may_be_absent_and_come(start, client) -> None:
     server = start()
     url = server.urls[0]
     server.stop()
-    asks = client(url, wait=False)
+    asks = client(url, wait=False, deadline_ms=600_000)  # which nobody waits for
     frame = picture(1)
-    began = time.monotonic()
     for _ in range(100):
         shown = asks.restore(frame)
         assert shown.frame is frame
         assert shown.why == "down"
-    assert time.monotonic() - began < 0.5
     start(url=url)
     until(lambda: asks.restore(frame).restored)
 
@@ -49,7 +46,6 @@ def test_stopping_and_starting_the_server(start, client) -> None:
         for value in range(1 << 20):
             if done.is_set():
                 return
-            time.sleep(0.002)
             yield picture(value % 256)
 
     thread = threading.Thread(target=lambda: collected.extend(ordered.stream(endless())))
@@ -57,8 +53,7 @@ def test_stopping_and_starting_the_server(start, client) -> None:
     for asks in clients.values():
         until(lambda asks=asks: asks.restore(picture(9)).restored)
     server.stop()
-    until(lambda: all(a.state == "down" for a in clients.values()))
-    time.sleep(0.1)
+    until(lambda: all(a.state == "down" for a in (*clients.values(), ordered)))
     count = len(collected)
     start(url=url)
     for asks in clients.values():
@@ -72,17 +67,18 @@ def test_stopping_and_starting_the_server(start, client) -> None:
 
 
 SERVE = """
-import sys, time
+import sys, threading
 from splatmend.plugin.server import Server, ServerOptions
 from splatmend.plugin.workers import Engine
 def negative(frames):
     return [frame.with_color(255 - frame.color) for frame in frames]
 Server([Engine("negative", negative)], ServerOptions(urls=(sys.argv[1],))).start()
 print("ready", flush=True)
-time.sleep(300)
+threading.Event().wait()
 """
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_under_load(client) -> None:
     """SIGKILL: nothing is said, answers are lost, and yet nothing wrong is shown."""
     with zmq.Context() as context, context.socket(zmq.REP) as free:
@@ -100,7 +96,7 @@ def test_a_server_that_is_killed_under_load(client) -> None:
 
     server = launch()
     try:
-        asks = client(url, deadline_ms=1000)
+        asks = client(url, deadline_ms=600_000)  # which nobody waits for
         values = iter(range(1 << 30))
 
         def ask() -> bool:
@@ -116,14 +112,11 @@ def test_a_server_that_is_killed_under_load(client) -> None:
         for _ in range(20):
             ask()
         threading.Timer(0.05, server.kill).start()
-        began = time.monotonic()
         while ask():
-            assert time.monotonic() - began < 5
-        assert time.monotonic() - began < 2  # and did not wait for its deadline again and again
+            pass
         server.wait()
-        began = time.monotonic()
         assert not any(ask() for _ in range(100))
-        assert time.monotonic() - began < 1
+        assert "late" not in asks.counts
         server = launch()
         until(ask, 3)
     finally:
@@ -131,18 +124,19 @@ def test_a_server_that_is_killed_under_load(client) -> None:
         server.wait()
 
 
+@pytest.mark.slow
 def test_a_silent_server_is_bypassed_and_probed(fake, client) -> None:
     asks = client_of(fake, client, deadline_ms=40, misses=3)
     whys = []
-    began = time.monotonic()
     while (why := asks.restore(picture(0)).why) == "late":
         whys.append(why)
     assert 3 <= len(whys) <= 4
     assert why == "bypass"
-    assert time.monotonic() - began < 1
-    began = time.monotonic()
+    until(lambda: asks.counts["late"] >= 3)
+    late = asks.counts["late"]
+    assert late <= len(whys)
     assert all(asks.restore(picture(0)).why == "bypass" for _ in range(100))
-    assert time.monotonic() - began < 0.5  # nobody waits for a bypassed server
+    assert asks.counts["late"] == late  # nobody waits for a bypassed server
     while fake.receive(100):  # what was asked before and never answered
         pass
     until(lambda: asks.state == "probe", 5)
@@ -163,6 +157,7 @@ def test_a_silent_server_is_bypassed_and_probed(fake, client) -> None:
     thread.join()
 
 
+@pytest.mark.slow
 def test_credit_that_was_lost_is_taken_back(fake, client) -> None:
     asks = client_of(fake, client, mode="latest")
     asks.restore(picture(1))
@@ -177,6 +172,7 @@ def test_credit_that_was_lost_is_taken_back(fake, client) -> None:
     assert asks.counts["unasked"] == 1
 
 
+@pytest.mark.slow
 def test_a_forgotten_session_is_opened_again(fake, client) -> None:
     asks = client_of(fake, client, mode="latest")
     asks.restore(picture(1))
@@ -218,6 +214,7 @@ class InterruptedRenderError(Exception):
     """As viewers throw it into their render thread, at any line."""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_collections")
 def test_an_interruption_at_any_line_does_no_harm(start, client) -> None:
     asks = client(start())
@@ -267,22 +264,31 @@ def test_closing_again_waits_for_the_end_too(fake, client, monkeypatch) -> None:
     def threads() -> list[str]:
         return [t.name for t in threading.enumerate() if t.name == "smp-client"]
 
-    release, releasing = Link._release, threading.Event()
+    release, releasing, go = Link._release, threading.Event(), threading.Event()
 
     def slowly(link: Link) -> None:
         releasing.set()
-        time.sleep(0.2)
+        assert go.wait(30)
         release(link)
+
+    left: list[list[str]] = []
+
+    def close() -> None:
+        asks.close()
+        left.append(threads())
 
     monkeypatch.setattr(Link, "_release", slowly)
     asks = client(fake.url, wait=False)
-    first = threading.Thread(target=asks.close)
+    first, second = threading.Thread(target=close), threading.Thread(target=close)
     first.start()
     assert releasing.wait(5)
-    asks.close()
-    assert not threads()
-    asks.close()
+    second.start()
+    until(lambda: is_waiting(first) and is_waiting(second))
+    go.set()
     first.join()
+    second.join()
+    asks.close()
+    assert left == [[], []]
 
 
 def test_closing_says_bye(start, client) -> None:

@@ -1,7 +1,7 @@
 """The client: it never shows what is stale or foreign, and never blocks for long."""
 
+import itertools
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from splatmend.plugin.server import Server, ServerOptions
 from splatmend.plugin.workers import Engine
 
 from fake_server import client_of, picture
-from serving import negative, until
+from serving import negative
+from waiting import until
 
 # sync
 
@@ -70,22 +71,36 @@ def test_sync_waits_until_the_deadline_and_shows_the_frame_itself(start, client)
     go = threading.Event()
 
     def late(frames: Any) -> list[Frame]:
-        go.wait(5)
+        assert go.wait(60)
         return negative(frames)
 
     asks = client(start(late), deadline_ms=60)
     frame = picture(1)
-    began = time.monotonic()
-    shown = asks.restore(frame)
-    took = time.monotonic() - began
+    shown = asks.restore(frame)  # while the server is held up
     assert shown.frame is frame
     assert (shown.restored, shown.why) == (False, "late")
-    assert 0.055 < took < 0.5
     go.set()
     until(lambda: asks.counts.get("restored") == 1)
     asks.options.deadline_ms  # noqa: B018
     shown = asks.restore(picture(2))  # not the answer to the first
     assert not shown.restored or (shown.frame.color == 253).all()
+
+
+def test_sync_waits_for_as_long_as_it_may(fake, client) -> None:
+    asks = client_of(fake, client, deadline_ms=600_000)
+    answered = threading.Event()
+
+    def answer() -> None:
+        asked = fake.receive()
+        assert fake.receive(200) is None  # nor is it asked again
+        answered.set()
+        fake.answer(asked)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    assert asks.restore(picture(1)).restored
+    assert answered.is_set()
+    thread.join()
 
 
 def test_arrays_may_be_written_again_at_once(fake, client) -> None:
@@ -163,30 +178,45 @@ def test_drops_and_errors_do_not_make_it_wait(answer, why, fake, client) -> None
 # latest
 
 
-def test_latest_never_waits_and_shows_the_newest(start, client) -> None:
-    def slow(frames: Any) -> list[Frame]:
-        time.sleep(0.02)
-        return negative(frames)
-
-    asks = client(start(slow), mode="latest")
+def test_latest_never_waits_and_shows_the_newest(start, client, held) -> None:
+    asks = client(start(held), mode="latest", max_age_ms=600_000)
     assert asks.restore(picture(0)).why == "waiting"
-    last = -1
-    for value in range(1, 60):
-        began = time.monotonic()
-        shown = asks.restore(picture(value))
-        assert time.monotonic() - began < 0.5
+    last, values = -1, itertools.count(1)
+
+    def show() -> int:
+        nonlocal last
+        value = next(values)
+        shown = asks.restore(picture(value % 256))
         if shown.restored:
             assert last <= shown.id < value
-            assert (shown.frame.color == 255 - shown.id).all()
+            assert (shown.frame.color == 255 - shown.id % 256).all()
             last = shown.id
-        time.sleep(0.005)
+        return last
+
+    for _ in range(5):
+        for _ in range(10):
+            show()  # returns, though the server is held up
+        before = last
+
+        def shows_a_newer_one(before: int = before) -> bool:
+            held.let_go()
+            return show() > before
+
+        until(shows_a_newer_one)
     assert last > 10
-    counts = asks.counts
-    assert counts["sent"] < 59  # newer frames took the place of waiting ones
+    assert asks.counts["sent"] < next(values) - 1  # newer frames took the place of waiting ones
 
 
-def test_latest_does_not_show_what_is_old_or_does_not_fit(start, client) -> None:
-    asks = client(start(), mode="latest", max_age_ms=150)
+def test_latest_does_not_show_what_is_old_or_does_not_fit(start, client, stack) -> None:
+    go = threading.Event()
+    go.set()
+
+    def restore(frames: Any) -> list[Frame]:
+        assert go.wait(60)
+        return negative(frames)
+
+    asks = client(start(restore), mode="latest", max_age_ms=150)
+    stack.callback(go.set)  # before the server stops
 
     def newest(frame: Frame, **more: Any) -> Any:
         return asks.restore(frame, **more)
@@ -197,8 +227,8 @@ def test_latest_does_not_show_what_is_old_or_does_not_fit(start, client) -> None
     until(lambda: newest(picture(2)).restored)
     assert newest(picture(2), cut=True).why == "old"
     until(lambda: newest(picture(2)).restored)
-    time.sleep(0.3)
-    assert newest(picture(3)).why == "old"
+    go.clear()  # from now on nothing newer comes back
+    until(lambda: newest(picture(3)).why == "old")
 
 
 def test_a_cut_is_told_though_its_frame_was_replaced(fake, client) -> None:

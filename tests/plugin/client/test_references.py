@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from splatmend.core import Frame, InputError, Reference, References
-from splatmend.plugin.client_references import client_references
+from splatmend.plugin.client_references import client_references, named_references
 from splatmend.plugin.messages import Bye, FrameRequest, Hello, UseReferences, Welcome
 from splatmend.plugin.reference_sets import ReferenceSets
 from splatmend.plugin.server import Server, ServerOptions
@@ -15,7 +15,8 @@ from splatmend.plugin.wrap import wrap
 
 from fake_server import client_of
 from persons import copying, file_of, is_sharpened, person, soft
-from serving import LOCAL, until
+from serving import LOCAL
+from waiting import until
 
 ANNA, BERT = person(1), person(2)
 
@@ -70,11 +71,16 @@ def test_pictures_are_sent(kind, serve, client, photo) -> None:
     assert is_sharpened(asks.restore(frame(BERT)).frame.color, BERT)
 
 
-@pytest.mark.parametrize("render", [soft(ANNA), None], ids=["pair", "picture"])
-def test_pixels_arrive_as_they_were(render, stack) -> None:
+@pytest.mark.parametrize(
+    ("render", "light"),
+    [(soft(ANNA), True), (soft(ANNA), False), (None, False)],
+    ids=["light pair", "pair", "picture"],
+)
+def test_pixels_arrive_as_they_were(render, light, stack) -> None:
     alpha = np.full(ANNA.shape[:2], 255, np.uint8)
     alpha[:9] = 0
-    given = References([Reference(picture=ANNA, render=render, alpha=alpha)])
+    own = alpha // 2 if light else None
+    given = References([Reference(picture=ANNA, render=render, alpha=alpha, render_alpha=own)])
     uploads = Uploads(UploadLimits())
     stack.callback(uploads.stop)
     taken: list[Any] = []
@@ -132,6 +138,7 @@ def test_an_older_server_is_not_bothered(fake, client, caplog, photo) -> None:
         fake.receive()  # bye
 
 
+@pytest.mark.slow
 def test_they_are_sent_again_to_a_server_that_comes_back(fake, client, photo) -> None:
     asks = client(fake.url, wait=False, references=photo)
     for session in ("one", "two"):
@@ -151,6 +158,7 @@ def test_they_are_sent_again_to_a_server_that_comes_back(fake, client, photo) ->
             until(lambda: asks.references == 0)
 
 
+@pytest.mark.slow
 def test_large_pictures_are_sent_as_jpeg() -> None:
     dice = np.random.default_rng(0)
     noise = [dice.integers(0, 256, (2000, 2000, 3), np.uint8) for _ in range(3)]
@@ -159,6 +167,22 @@ def test_large_pictures_are_sent_as_jpeg() -> None:
     assert {picture.fmt for picture in packed.upload.pictures} == {"jpeg"}
     with pytest.raises(InputError, match="3 references take more than the 32 MiB"):
         client_references(References(Reference(picture=p, render=p) for p in noise))
+
+
+def test_a_command_line_names_pictures_or_a_set(photo, monkeypatch) -> None:
+    monkeypatch.chdir(photo.parent)
+    for words in (["photo.png"], ["."], [str(photo), "./photo.png"]):
+        named = named_references(words)
+        assert named is not None
+        assert named.upload is not None
+        assert (named.name, len(named.upload.pictures)) == ("", len(words))
+    assert named_references([]) is None
+    named = named_references(["anna"])
+    assert named is not None
+    assert (named.name, named.upload) == ("anna", None)
+    for words in (["lost.jpg"], ["lost/anna"], ["anna", "bert"]):
+        with pytest.raises(InputError, match="no such file: "):
+            named_references(words)
 
 
 def test_wrap_takes_them(serve, stack, client) -> None:

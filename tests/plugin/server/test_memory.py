@@ -1,14 +1,13 @@
 """Streams with memory on the server: each its own, a pass shared."""
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 
-from splatmend.core import Frame, from_tensor, to_tensor
+from splatmend.core import Frame, RestorerTraits, from_tensor, to_tensor
 from splatmend.plugin.messages import (
     ErrorReply,
     FrameRequest,
@@ -18,7 +17,8 @@ from splatmend.plugin.shared_pass import SharedPass
 from splatmend.plugin.wire_frames import to_planes
 from splatmend.plugin.workers import Engine, engine_of
 
-from serving import negative, until
+from serving import negative
+from waiting import until
 
 # Memory along a stream
 
@@ -131,14 +131,15 @@ class Blend:
 class Dark:
     """Halves, and notes the batches; refuses pictures that start with 13."""
 
-    name, device, multiple, reach, keeps_colors, small = "dark", torch.device("cpu"), 1, 0, True, 0
+    traits, device = RestorerTraits("dark", keeps_colors=True), torch.device("cpu")
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
-        self.open = threading.Event()
+        self.entered, self.open = threading.Event(), threading.Event()
 
     def __call__(self, rgb: Any) -> Any:
-        assert self.open.wait(10)
+        self.entered.set()
+        assert self.open.wait(30)
         values = [round(float(picture[0, 0, 0]) * 255) for picture in rgb]
         if 13 in values:
             raise RuntimeError("thirteen")
@@ -151,8 +152,7 @@ def test_streams_with_memory_share_a_pass(start, connect) -> None:
     server = start(engine_of(dark, max_batch=4, stream=Blend))
     wires = [connect(server) for _ in range(5)]
     wires[0].frame(0)
-    until(lambda: server.figures().streams[0].size is not None)
-    time.sleep(0.05)  # at work now
+    assert dark.entered.wait(30)
     values = [40, 80, 13, 120]
     for wire, value in zip(wires[1:], values, strict=True):
         wire.frame(0, value=value)

@@ -1,7 +1,9 @@
 """Starting, stopping, keys, figures and `splatmend serve`."""
 
+import io
 import os
 import signal
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -11,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
 
 from splatmend.core import (
     Frame,
@@ -31,11 +35,12 @@ from splatmend.plugin.messages import (
 from splatmend.plugin.serve import ServeConfig, engines_of, serve
 from splatmend.plugin.serve import main as serve_main
 from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.stats import MetricsEndpoint, prometheus_text
-from splatmend.plugin.watch import Watch, screen
+from splatmend.plugin.stats import Figures, MetricsEndpoint
+from splatmend.plugin.watch import screen, watch
 from splatmend.plugin.workers import Engine
 
-from serving import LOCAL, negative, until
+from serving import LOCAL, negative
+from waiting import until
 from wire import Gate, Wire
 
 # Stopping
@@ -133,6 +138,7 @@ def test_ipc_is_for_this_user_alone(stack, tmp_path: Path) -> None:
 # Keys
 
 
+@pytest.mark.slow
 def test_only_listed_keys_come_in(stack, tmp_path: Path, capsys: Any) -> None:
     keys_main([str(tmp_path / "keys"), "--client", "laptop"])
     said = capsys.readouterr().out
@@ -204,14 +210,29 @@ def test_figures_in_all_three_forms(start, connect, stack) -> None:
     assert stream["fps"] == 2.0  # 4 frames within two seconds
     assert values["resident_bytes"] > 10e6
 
-    text = prometheus_text(server.figures())
-    assert 'splatmend_frames_total{outcome="result"} 4\n' in text
-    assert 'stream="we\\"ird"' in text
-    for line in text.splitlines():
-        assert line.startswith("# ") or float(line.rpartition(" ")[2]) >= 0
     endpoint = stack.enter_context(MetricsEndpoint("127.0.0.1", 0, server.figures))
     with urllib.request.urlopen(f"http://{endpoint.address}/metrics") as page:
-        assert b"splatmend_sessions 1" in page.read()
+        assert page.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        text = page.read().decode()
+    assert 'splatmend_frames_total{outcome="result"} 4.0\n' in text
+    assert 'stream="we\\"ird"' in text
+    assert "splatmend_sessions 1" in text
+    for line in text.splitlines():
+        assert line.startswith("# ") or float(line.rpartition(" ")[2]) >= 0
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    assert {s.name for s in samples} == {
+        f"splatmend_{name}"
+        for name in (
+            "uptime_seconds", "resident_bytes", "sessions", "frames_total", "stream_fps",
+            "stream_frames_total", "age_seconds",
+        )
+    }  # fmt: skip
+    ages = [s for s in samples if s.name == "splatmend_age_seconds"]
+    assert len(ages) == 10
+    for s in ages:
+        assert (s.labels["stream"], s.labels["mode"]) == ('we"ird', "ordered")
+        pair = stream["age_ms"][s.labels["stage"]]
+        assert s.value == pytest.approx(pair[s.labels["quantile"] == "0.95"] / 1e3, abs=1e-6)
     with pytest.raises(urllib.error.HTTPError, match="404") as refused:
         urllib.request.urlopen(f"http://{endpoint.address}/")
     refused.value.close()
@@ -219,7 +240,7 @@ def test_figures_in_all_three_forms(start, connect, stack) -> None:
     with pytest.raises(InputError, match="cannot serve metrics"):
         MetricsEndpoint(host, int(port), server.figures)
 
-    shown = screen(server.figures(), columns=80, rows=24).splitlines()
+    shown = drawn(server.figures(), columns=80, rows=24)
     assert len(shown) == 6
     assert "4 restored  0 dropped  0 errors" in shown[0]
     assert 'we"ird' in shown[3]
@@ -227,30 +248,45 @@ def test_figures_in_all_three_forms(start, connect, stack) -> None:
     assert [len(line) for line in shown[2:4]] == [80, 80]
 
 
+def drawn(figures: Figures, *, columns: int, rows: int) -> list[str]:
+    console = Console(width=columns, height=rows, force_terminal=False)
+    with console.capture() as captured:
+        console.print(screen(figures, rows=rows))
+    return captured.get().splitlines()
+
+
 def test_the_screen_fits(start, connect) -> None:
     server = start()
     for number in range(12):
         connect(server, stream=f"camera with a long name {number}")
-    lines = screen(server.figures(), columns=50, rows=10).splitlines()
+    lines = drawn(server.figures(), columns=50, rows=10)
     assert len(lines) <= 10
     assert max(map(len, lines)) <= 50
     assert "... and 9 more" in lines
 
 
 def test_watching_gives_the_terminal_back(start) -> None:
-    class Terminal:
-        text = ""
+    terminal = io.StringIO()
+    with watch(start().figures, Console(file=terminal, force_terminal=True)):
+        until(lambda: "0 streams" in terminal.getvalue())
+    assert terminal.getvalue().endswith("\x1b[?25h\x1b[?1049l")
 
-        def write(self, text: str) -> None:
-            self.text += text
 
-        def flush(self) -> None:
-            pass
-
-    terminal = Terminal()
-    with Watch(start().figures, terminal):  # type: ignore[arg-type]
-        until(lambda: "0 streams" in terminal.text)
-    assert terminal.text.endswith("\x1b[?25h\x1b[?1049l")
+@pytest.mark.parametrize(
+    ("package", "options"),
+    [("prometheus_client", {"metrics": "127.0.0.1:0"}), ("rich", {"watch": True})],
+)
+def test_packages_that_are_not_there_are_named(monkeypatch, package, options) -> None:
+    for name in (n for n in tuple(sys.modules) if n == package or n.startswith(f"{package}.")):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "splatmend.plugin.watch")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"needs {package}.*pip install 'splatmend\[gateway\]'"):
+        serve(
+            ServeConfig(model="copy", device=("cpu",), url=(LOCAL,), **options),
+            threading.Event(),
+            say=print,
+        )
 
 
 # The command

@@ -3,6 +3,7 @@
 import itertools
 import struct
 import threading
+import urllib.request
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from splatmend.core import Frame, InputError, Reference, References
+from splatmend.plugin import workers
 from splatmend.plugin.framing import ProtocolError
 from splatmend.plugin.messages import (
     ErrorReply,
@@ -23,11 +25,13 @@ from splatmend.plugin.messages import (
 )
 from splatmend.plugin.reference_sets import ReferenceSets, read_sets
 from splatmend.plugin.serve import ServeConfig, serve
+from splatmend.plugin.stats import MetricsEndpoint
 from splatmend.plugin.uploads import UploadLimits, picture_size
 from splatmend.plugin.wire_frames import to_planes
 
 from persons import SIDE, copying, file_of, is_sharpened, person, soft
-from serving import LOCAL, until
+from serving import LOCAL
+from waiting import until
 from wire import Wire
 
 ANNA, BERT, CARL = person(1), person(2), person(3)
@@ -87,6 +91,7 @@ def test_two_streams_with_two_sets_do_not_mix(temporal, start, connect) -> None:
     assert np.array_equal(restored(bert, ANNA, cut=True), soft(ANNA))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temporal", [True, False])
 def test_streams_at_the_same_time_do_not_mix(temporal, start, connect) -> None:
     """Two devices, and passes that are shared."""
@@ -153,6 +158,30 @@ def test_an_engine_that_takes_no_references_is_not_served_with_any(start, connec
     wire = connect(start())
     assert wire.hello().max_references == 0
     assert sent(wire, upload(file_of(ANNA))).code == "unsupported"
+
+
+@pytest.mark.parametrize("temporal", [True, False])
+def test_it_is_said_once_that_references_do_not_fit(
+    temporal, start, connect, caplog, monkeypatch
+) -> None:
+    monkeypatch.setattr(workers, "_JUDGED_AFTER", 4)
+    server = start(copying(temporal=temporal), references=sets())
+    right, wrong = (connect(server, references="anna", stream=name) for name in ("right", "wrong"))
+    for index in range(6):
+        for wire, person_ in ((right, ANNA), (wrong, BERT)):
+            restored(wire, person_, cut=index == 0)
+            restored(wire, 255 - person_, cut=True)  # in between, something else
+    counted = {s.stream: (s.guided, s.unfit) for s in server.figures().streams}
+    assert counted == {"right": (12, 6), "wrong": (12, 12)}
+    until(lambda: "stream wrong: no reference fits 4 of 4 frames" in caplog.text)
+    assert "stream right" not in caplog.text
+    assert caplog.text.count("no reference fits") == 1
+    with MetricsEndpoint("127.0.0.1", 0, server.figures) as endpoint:
+        page = urllib.request.urlopen(f"http://{endpoint.address}/metrics").read().decode()
+    rows = [line for line in page.splitlines() if line.startswith("splatmend_stream_guided")]
+    assert len(rows) == 4
+    (unfit,) = (row for row in rows if 'fits="no"' in row and 'stream="wrong"' in row)
+    assert unfit.endswith(" 12.0")
 
 
 # Folders
@@ -324,12 +353,20 @@ def test_what_all_clients_hold_is_bounded_and_given_back(start, connect) -> None
     server = start(copying(), uploads=UploadLimits(memory=room))
     file = file_of(ANNA, ".jpg")
     wires = [connect(server) for _ in range(3)]
-    assert [sent(wire, upload(file)).count for wire in wires[:2]] == [1, 1]
+
+    def there_is_room_for(wire: Wire) -> bool:
+        wire.hello()  # forgives what was refused
+        answer = sent(wire, upload(file))
+        assert isinstance(answer, UseReferences) or answer.code == "busy"
+        return isinstance(answer, UseReferences)
+
+    for wire in wires[:2]:
+        until(lambda wire=wire: there_is_room_for(wire))
     answer = sent(wires[2], upload(file))
     assert (answer.code, answer.id) == ("busy", None)
     assert "send smaller pictures, or try later" in answer.text
     wires[0].hello()  # the session that held them is gone
-    assert sent(wires[2], upload(file)).count == 1
+    until(lambda: there_is_room_for(wires[2]))
 
 
 def test_strangers_cannot_send_any(start, stack) -> None:

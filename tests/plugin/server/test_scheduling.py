@@ -1,7 +1,6 @@
 """Who is served when, and that nobody suffers for others."""
 
 import threading
-import time
 from collections import Counter
 from typing import Any
 
@@ -18,20 +17,18 @@ from splatmend.plugin.protocol import encode
 from splatmend.plugin.sessions import Policy
 from splatmend.plugin.workers import Engine
 
-from serving import negative, until
+from serving import Held, negative
+from waiting import until
 from wire import Gate
 
 
 def test_every_frame_gets_exactly_one_answer(start, connect) -> None:
     """Floods, bad frames and slow work, in all modes at once."""
-
-    def slow(frames: Any) -> list[Frame]:
-        time.sleep(0.001)
-        return negative(frames)
-
-    server = start(Engine("slow", slow, max_batch=2), Engine("slow", slow))
+    held = Held()
+    server = start(Engine("slow", held, max_batch=2), Engine("slow", held))
     wires = [connect(server, mode=mode) for mode in ("latest", "sync", "ordered") * 2]
     for number in range(100):
+        held.let_go()
         for wire in wires:
             if number % 7 == 3:  # too few bytes
                 header = encode(FrameRequest(session=wire.session, id=number, width=9, height=9,
@@ -39,6 +36,7 @@ def test_every_frame_gets_exactly_one_answer(start, connect) -> None:
                 wire.socket.send_multipart([MAGIC, header])
             else:
                 wire.frame(number)
+    held.let_go(1000)
     totals = Counter[str]()
     for wire in wires:
         answers = wire.answers(100)
@@ -86,7 +84,9 @@ def test_stale_frames_are_dropped_while_the_worker_is_busy(own, start, connect) 
 
 def test_ordered_frames_are_never_dropped_within_the_credit(start, connect) -> None:
     gate = Gate(max_batch=2)
-    wire = connect(start(gate.engine, policy=Policy(credit_local=1)), mode="ordered", max_age_ms=1)
+    server = start(gate.engine, policy=Policy(credit_local=1))
+    wire = connect(server, mode="ordered", max_age_ms=1)
+    other = connect(server, max_age_ms=1)
     assert wire.hello(mode="ordered").credit == 4
     for number in range(4):
         wire.frame(number, value=number)
@@ -94,7 +94,8 @@ def test_ordered_frames_are_never_dropped_within_the_credit(start, connect) -> N
     wire.frame(4)  # one more than was allowed
     over = wire.receive()
     assert (over.id, over.why) == (4, "busy")
-    time.sleep(0.1)
+    other.frame(0)
+    assert other.receive().why == "stale"  # and what came before it is older
     gate.open.set()
     for number in range(4):
         answer = wire.receive()
