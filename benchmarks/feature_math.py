@@ -1,4 +1,4 @@
-"""What temporal/feature_math.py saves a training step on a CPU, beside the plain formulas.
+"""What core/perceptual/feature_math.py saves a training step on a CPU, beside the plain formulas.
 
     python benchmarks/feature_math.py [--batch 4] [--side 128]
 
@@ -18,7 +18,7 @@ import tyro
 from torch import Tensor
 
 from splatmend.core import keep_freed_memory
-from splatmend.temporal.feature_math import gram, square_distance, unit_length
+from splatmend.core.perceptual.feature_math import gram, square_distance, unit_length
 
 WIDTHS = (64, 128, 256, 512, 512)  # of VGG-16; each level has half the side of the one before
 

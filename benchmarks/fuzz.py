@@ -19,13 +19,13 @@ from pathlib import Path
 import psutil
 import tyro
 
-from splatmend.plugin.framing import MAGIC, Limits, ProtocolError, join, split
-from splatmend.plugin.messages import FrameRequest
-from splatmend.plugin.planes import PlaneMemo
-from splatmend.plugin.protocol import parse
-from splatmend.plugin.wire_frames import to_frame
+from splatmend.plugin.protocol.codec import parse
+from splatmend.plugin.protocol.frames import to_frame
+from splatmend.plugin.protocol.framing import MAGIC, Limits, ProtocolError, join, split
+from splatmend.plugin.protocol.messages import FrameRequest
+from splatmend.plugin.protocol.plane_formats import PlaneMemo
 
-VECTORS = Path(__file__).parents[1] / "tests" / "plugin" / "vectors" / "smp1.json"
+VECTORS = Path(__file__).parents[1] / "tests" / "plugin" / "protocol" / "vectors" / "smp1.json"
 LIMITS = Limits()
 KINDS = ("random", "damaged", "damaged header", "damaged header")
 PIECES = (b"0", b"9" * 30, b"null", b'"', b"-", b"1e999", b"[" * 1200, b"\\ud800", b"{}")

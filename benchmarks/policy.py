@@ -21,8 +21,9 @@ import tyro
 from transport import PORT, process, report, smp_server
 
 from splatmend.core import Frame
-from splatmend.plugin.client import Client, ClientOptions, Shown
-from splatmend.plugin.workers import Engine
+from splatmend.plugin.client import Client, ClientOptions
+from splatmend.plugin.client.client import Shown
+from splatmend.plugin.server import Engine
 
 
 @dataclass(frozen=True)

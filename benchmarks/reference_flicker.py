@@ -24,8 +24,8 @@ from splatmend.core import (
     restore_frames,
     to_tensor,
 )
+from splatmend.core.perceptual.lpips import load_lpips
 from splatmend.temporal import Stream, TemporalMeasures, load_flow
-from splatmend.temporal.perceptual import load_lpips
 
 FIRST, COUNT, LEARNING = 96, 25, 4
 

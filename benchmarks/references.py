@@ -31,12 +31,12 @@ from splatmend.core import (
     restore_frames,
     to_tensor,
 )
-from splatmend.training.dataset import Portrait, load_portraits
-from splatmend.training.degradations import Recipe, degrade, draw_recipe
-from splatmend.training.guided_frames import draw_moved, other_pictures
-from splatmend.training.metrics import Measures, MetricName
-from splatmend.training.report import paired_bootstrap
-from splatmend.training.splatting import SplatOptions
+from splatmend.training.data.guided_frames import draw_moved, other_pictures
+from splatmend.training.data.portraits import Portrait, load_portraits
+from splatmend.training.degradations.recipes import Recipe, degrade, draw_recipe
+from splatmend.training.degradations.resplatting import SplatOptions
+from splatmend.training.evaluate.metrics import Measures, MetricName
+from splatmend.training.evaluate.report import paired_bootstrap
 
 Picture = NDArray[np.uint8]
 SPLATS = (

@@ -29,13 +29,11 @@ from websockets.sync.client import connect as ws_connect
 
 from splatmend.core import Frame
 from splatmend.plugin.client import Client, ClientOptions
-from splatmend.plugin.framing import MAGIC, Buffer, Limits, join, receive, split
-from splatmend.plugin.gateway import GatewayOptions
-from splatmend.plugin.messages import FrameRequest, Hello, Message, Result
-from splatmend.plugin.protocol import encode, parse
-from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.wire_frames import to_planes
-from splatmend.plugin.workers import Engine
+from splatmend.plugin.protocol.codec import encode, parse
+from splatmend.plugin.protocol.frames import to_planes
+from splatmend.plugin.protocol.framing import MAGIC, Buffer, Limits, join, receive, split
+from splatmend.plugin.protocol.messages import FrameRequest, Hello, Message, Result
+from splatmend.plugin.server import Engine, GatewayOptions, Server, ServerOptions
 
 PORT = 17990
 LIMITS = Limits()

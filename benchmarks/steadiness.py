@@ -31,12 +31,12 @@ from splatmend.core import (
     restore_frames,
     to_tensor,
 )
+from splatmend.core.perceptual.lpips import Lpips, Perceptual, load_lpips
 from splatmend.temporal import Stream, TemporalMeasures, load_flow
-from splatmend.temporal.perceptual import Lpips, Perceptual, load_lpips
 from splatmend.training import CameraPath, SplatOptions
-from splatmend.training.clips import look, move
-from splatmend.training.sequences import Flicker, flicker, view_flow
-from splatmend.training.splatting import normalize, place, rasterize
+from splatmend.training.data.camera_paths import look, move
+from splatmend.training.data.sequences import Flicker, flicker, view_flow
+from splatmend.training.degradations.resplatting import normalize, place, rasterize
 
 SIDE, LEARNING, LOOP = 512, 4, 48
 DAMAGE = SplatOptions(spacing=2.6, detail=1.1, spread=0.65, hardness=0.6, anisotropy=0.4)

@@ -25,14 +25,12 @@ import zmq
 
 from splatmend.core import Frame, RestoreOptions, keep_freed_memory, load_restorer
 from splatmend.plugin.client import Client, ClientOptions
-from splatmend.plugin.framing import MAGIC, Limits
-from splatmend.plugin.messages import FrameRequest, Hello, Welcome
-from splatmend.plugin.protocol import encode, parse
-from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.sessions import Policy
-from splatmend.plugin.sockets import set_common_options
-from splatmend.plugin.wire_frames import to_planes
-from splatmend.plugin.workers import Engine, engine_of
+from splatmend.plugin.protocol.codec import encode, parse
+from splatmend.plugin.protocol.frames import to_planes
+from splatmend.plugin.protocol.framing import MAGIC, Limits
+from splatmend.plugin.protocol.messages import FrameRequest, Hello, Welcome
+from splatmend.plugin.protocol.zmq_sockets import set_common_options
+from splatmend.plugin.server import Engine, Policy, Server, ServerOptions, engine_of
 
 PORT = 17878
 LIMITS = Limits()

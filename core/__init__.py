@@ -1,23 +1,14 @@
 """One frame in, one frame out. This folder imports none of the others.
 
-errors      everything raised on purpose, one tree
-frame       Frame: a picture with its planes
-pixels      the only uint8 / uint16 HWC <-> float CHW conversion
-restorer    the contract of a restorer; copy and unsharp, the yardsticks
-references/  pictures of the same person, and what they say about a frame
-compact     the network of the embedded restorer
-checkpoint  safetensors with a JSON header
-lora        low-rank changes to weights, as data
-adapter     compact fitted to one avatar: a LoRA file
-estimator   how blurred and how noisy a frame is
-gate        leave clean frames alone
-turbo/      the SD-Turbo restorer
-registry    load_restorer(name or path)
-color_lock  keep the input's low frequencies
-detail_floor  strong detail is redrawn, not wiped off
-tiling      overlapping tiles for large pictures
-heap        freed memory kept for the next frame
-restore     frames through a restorer: alpha box, matte, strength
+The files beside this one are the base: frames, pixels, errors, checkpoints, and the contract of a
+restorer. The rooms stand on it.
+
+references/  pictures of the same person, placed and aligned on a frame
+compact/     the small restorer that ships inside
+estimator/   how blurred and noisy a frame is; clean frames left alone
+turbo/       the SD-Turbo restorer
+perceptual/  LPIPS and its arithmetic
+restore/     a restorer by name, and frames through it
 """
 
 from splatmend.core.checkpoint import (
@@ -27,7 +18,7 @@ from splatmend.core.checkpoint import (
     save_checkpoint,
 )
 from splatmend.core.color_lock import LOCK_REACH, lock_colors, low_frequencies
-from splatmend.core.compact import Compact, CompactConfig
+from splatmend.core.compact.network import Compact, CompactConfig
 from splatmend.core.errors import (
     CheckpointError,
     DamagedInputError,
@@ -39,9 +30,9 @@ from splatmend.core.errors import (
     VideoInputError,
     VideoOutputError,
 )
-from splatmend.core.estimator import DegradationEstimator, artifact_score, load_estimator
+from splatmend.core.estimator.gate import Gated
+from splatmend.core.estimator.network import DegradationEstimator, artifact_score, load_estimator
 from splatmend.core.frame import AlphaKind, Frame
-from splatmend.core.gate import Gated
 from splatmend.core.heap import keep_freed_memory
 from splatmend.core.pixels import crop_to, from_tensor, pad_to_multiple, to_tensor
 from splatmend.core.references import (
@@ -55,8 +46,8 @@ from splatmend.core.references import (
     read_picture_rgba,
     read_references,
 )
-from splatmend.core.registry import available_restorers, load_restorer, pick_device
-from splatmend.core.restore import RestoreOptions, alpha_box, restore_frames, restore_pixels
+from splatmend.core.restore.frames import RestoreOptions, alpha_box, restore_frames, restore_pixels
+from splatmend.core.restore.registry import available_restorers, load_restorer, pick_device
 from splatmend.core.restorer import (
     Copy,
     GuidedRestorer,

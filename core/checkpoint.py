@@ -32,7 +32,7 @@ class CheckpointHeader:
     """What a checkpoint says about itself."""
 
     architecture: str
-    """Name under which core/registry.py knows how to build it."""
+    """Name under which core/restore/registry.py knows how to build it."""
     config: Mapping[str, Any]
     """Arguments that rebuild the network."""
     notes: Mapping[str, Any] = field(default_factory=dict)

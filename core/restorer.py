@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from splatmend.core.errors import InputError
+from splatmend.core.guidance import Guidance
 from splatmend.core.pixels import crop_to, pad_to_multiple
-from splatmend.core.references.guidance import Guidance
 from splatmend.core.resample import blur, blur_radius
 
 __all__ = [

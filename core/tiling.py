@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from splatmend.core.errors import InputError
-from splatmend.core.references.guidance import Guidance
+from splatmend.core.guidance import Guidance
 from splatmend.core.restorer import Restorer, RestorerTraits, checked, restore_guided
 
 __all__ = ["Tiled"]

@@ -96,7 +96,7 @@ def render(frames: int, side: int) -> tuple[list[Picture], list[Picture]]:
 def write_clip(path: Path, frames: list[Picture]) -> None:
     """H.264 with a two-note chime in AAC."""
     with av.open(str(path), "w") as container:
-        # x264's code for AVX-512 gives other bytes from run to run (see plugin/encode.py)
+        # x264's code for AVX-512 gives other bytes from run to run (see plugin/video/encoding.py)
         options = {"crf": "10", "x264-params": "cpu-independent=1"}
         video = container.add_stream("libx264", rate=RATE, options=options)
         video.height, video.width = frames[0].shape[:2]

@@ -11,13 +11,11 @@ import sys
 import torch
 
 from splatmend.core import load_restorer
-from splatmend.plugin.client import Client, ClientOptions
-from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.workers import engine_of
-from splatmend.plugin.wrap import wrap
-from splatmend.training.ply import Splats
-from splatmend.training.rasterizer import Camera
-from splatmend.training.rasterizer import render as rasterize
+from splatmend.plugin.client import Client, ClientOptions, wrap
+from splatmend.plugin.server import Server, ServerOptions, engine_of
+from splatmend.training.gaussians.ply import Splats
+from splatmend.training.gaussians.rasterizer import Camera
+from splatmend.training.gaussians.rasterizer import render as rasterize
 
 torch.manual_seed(0)
 count = 1000

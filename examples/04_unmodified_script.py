@@ -14,8 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from splatmend.core import load_restorer
-from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.workers import engine_of
+from splatmend.plugin.server import Server, ServerOptions, engine_of
 
 RASTERIZER = """
 import torch

@@ -14,8 +14,7 @@ from skimage.data import astronaut
 from splatmend.core import load_restorer
 from splatmend.plugin.attach.viser import attach
 from splatmend.plugin.client import ClientOptions
-from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.workers import engine_of
+from splatmend.plugin.server import Server, ServerOptions, engine_of
 
 try:
     import viser

@@ -17,8 +17,7 @@ import numpy as np
 from splatmend.core import load_restorer
 from splatmend.plugin.attach.sibr_proxy import ProxyOptions, SibrProxy
 from splatmend.plugin.client import Client, ClientOptions
-from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.workers import engine_of
+from splatmend.plugin.server import Server, ServerOptions, engine_of
 
 SIDE, PICTURES = 64, 10
 noise = np.random.default_rng(0).integers(0, 60, (SIDE, SIDE, 3), np.uint8)

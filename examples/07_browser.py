@@ -13,9 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from splatmend.core import load_restorer
-from splatmend.plugin.gateway import GatewayOptions
-from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.workers import engine_of
+from splatmend.plugin.server import GatewayOptions, Server, ServerOptions, engine_of
 from splatmend.temporal import Stream
 
 page_port, gateway_port = sys.argv[1:] or ("8080", "7880")

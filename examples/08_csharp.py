@@ -2,7 +2,7 @@
 
     python examples/08_csharp.py                    compiles it with Mono and runs it
 
-plugin/clients/Splatmend.cs is the whole client; see docs/clients.md. Mono: apt-get install
+plugin/client/csharp/Splatmend.cs is the whole client; see docs/clients.md. Mono: apt-get install
 --no-install-recommends mono-mcs mono-runtime.
 """
 
@@ -13,12 +13,10 @@ import tempfile
 from pathlib import Path
 
 from splatmend.core import load_restorer
-from splatmend.plugin.gateway import GatewayOptions
-from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.workers import engine_of
+from splatmend.plugin.server import GatewayOptions, Server, ServerOptions, engine_of
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = (ROOT / "plugin/clients/Splatmend.cs", ROOT / "examples/08_csharp/Program.cs")
+SOURCES = (ROOT / "plugin/client/csharp/Splatmend.cs", ROOT / "examples/08_csharp/Program.cs")
 
 if not shutil.which("mcs"):
     sys.exit("the C# compiler is not installed: mcs, of mono-mcs")

@@ -19,12 +19,12 @@ import torch
 from skimage.data import astronaut
 
 from splatmend.core import keep_freed_memory
-from splatmend.training.avatar_pairs import PairsConfig, front_camera
-from splatmend.training.dataset import Portrait
-from splatmend.training.fit import FitConfig, fit
-from splatmend.training.foreground import cut_out
-from splatmend.training.ply import write_ply
-from splatmend.training.relief import make_avatar
+from splatmend.training.avatars.from_portrait import make_avatar
+from splatmend.training.avatars.rendered_pairs import PairsConfig, front_camera
+from splatmend.training.data.portraits import Portrait
+from splatmend.training.faces.foreground import cut_out
+from splatmend.training.gaussians.ply import write_ply
+from splatmend.training.train.fit import FitConfig, fit
 
 HEAD = np.s_[0:250, 80:330]  # of the photograph (NASA, public domain): rows, columns
 

@@ -25,12 +25,12 @@ from splatmend.core import (
     load_estimator,
     load_restorer,
 )
-from splatmend.plugin.clip import clips_in
-from splatmend.plugin.encode import CONTAINERS, EncodingOptions
-from splatmend.plugin.reference_options import ReferenceOptions
-from splatmend.plugin.times import seconds
-from splatmend.plugin.video import VideoOptions, VideoSummary
-from splatmend.plugin.video import restore_video as restore_clip
+from splatmend.plugin.video.encoding import CONTAINERS, EncodingOptions
+from splatmend.plugin.video.reference_options import ReferenceOptions
+from splatmend.plugin.video.restore import VideoOptions, VideoSummary
+from splatmend.plugin.video.restore import restore_video as restore_clip
+from splatmend.plugin.video.source import clips_in
+from splatmend.plugin.video.times import seconds
 from splatmend.temporal import TemporalOptions
 
 __all__ = ["main", "restore_video"]

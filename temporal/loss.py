@@ -1,7 +1,7 @@
 """The loss on clips: what is wrong with a frame must be wrong in the same way one frame later.
 
 Clips are (n, k, 3, h, w) in [0, 1]; their motion is (n, k - 1, 2, h, w), backward flow in
-pixels from frame t + 1 to frame t (see `splatmend.temporal.warp`); its validity is
+pixels from frame t + 1 to frame t (see `splatmend.temporal.motion.warping`); its validity is
 (n, k - 1, 1, h, w), bool or a weight in [0, 1].
 """
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from splatmend.core import InputError
-from splatmend.temporal.warp import warp
+from splatmend.temporal.motion.warping import warp
 
 __all__ = ["chain_motion", "self_condition", "temporal_difference", "temporal_loss"]
 

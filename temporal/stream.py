@@ -24,13 +24,11 @@ from splatmend.core import (
 )
 from splatmend.core.references import Guided
 from splatmend.core.references.choice import pack_choice, unpack_choice
-from splatmend.core.restore import LaidOut, as_guide, guide_frame, lay_out, take_back
-from splatmend.temporal.anchor import Anchor, restore_anchored
-from splatmend.temporal.cuts import is_cut
-from splatmend.temporal.flow import FlowEstimator, load_flow, settle
-from splatmend.temporal.memory import Memory, add_residual, look, place
-from splatmend.temporal.planes import Plane
-from splatmend.temporal.stabilizer import (
+from splatmend.core.restore.frames import LaidOut, as_guide, guide_frame, lay_out, take_back
+from splatmend.temporal.motion.cuts import is_cut
+from splatmend.temporal.motion.flow import FlowEstimator, load_flow, settle
+from splatmend.temporal.planes.operations import Plane
+from splatmend.temporal.stabilizer.fusion import (
     Past,
     TemporalOptions,
     carry,
@@ -40,6 +38,8 @@ from splatmend.temporal.stabilizer import (
     steady_picture,
     trusted,
 )
+from splatmend.temporal.stabilizer.grid_offset import Anchor, restore_anchored
+from splatmend.temporal.stabilizer.state import Memory, add_residual, look, place
 
 __all__ = ["Stream", "warm_up"]
 
@@ -74,9 +74,9 @@ class Stream:
 
     Causal, and bounded: it keeps the last frame, its answer and one residual. The network
     sees one frame at a time, so that the answers depend on the frames alone and not on how
-    they were grouped; its grid goes along with what it restores (temporal/anchor.py). Starts
-    anew on a cut, another size, dtype or kind of alpha, another `stream_id`, and a step of
-    `pts` beyond `TemporalOptions.max_gap`.
+    they were grouped; its grid goes along with what it restores
+    (temporal/stabilizer/grid_offset.py). Starts anew on a cut, another size, dtype or kind of
+    alpha, another `stream_id`, and a step of `pts` beyond `TemporalOptions.max_gap`.
 
     A frame whose visible picture is byte for byte the last one gets the last answer,
     without the network. Not for two threads at once.

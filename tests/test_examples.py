@@ -16,10 +16,10 @@ import pytest
 from websockets.sync.client import connect
 
 from splatmend.core import Frame
-from splatmend.plugin.framing import Limits, join, split
-from splatmend.plugin.messages import FrameRequest, Hello
-from splatmend.plugin.protocol import encode, parse
-from splatmend.plugin.wire_frames import to_planes
+from splatmend.plugin.protocol.codec import encode, parse
+from splatmend.plugin.protocol.frames import to_planes
+from splatmend.plugin.protocol.framing import Limits, join, split
+from splatmend.plugin.protocol.messages import FrameRequest, Hello
 
 pytestmark = pytest.mark.slow
 

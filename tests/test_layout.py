@@ -1,9 +1,10 @@
-"""The folders at the root are the sub-packages of ``splatmend``, in layers."""
+"""The folders at the root are the sub-packages of ``splatmend``, in layers; so are their rooms."""
 
 import ast
 import importlib
 import subprocess
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,24 +16,123 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"core", "temporal"},
     "plugin": {"core", "temporal"},
 }
+ROOMS: dict[str, set[str]] = {
+    "core": set(),
+    "core.references": {"core"},
+    "core.compact": {"core"},
+    "core.estimator": {"core"},
+    "core.perceptual": {"core"},
+    "core.turbo": {"core", "core.estimator"},
+    "core.restore": {"core", "core.compact", "core.references", "core.turbo"},
+    "temporal.planes": set(),
+    "temporal.motion": {"core", "temporal.planes"},
+    "temporal.stabilizer": {"core", "temporal.motion", "temporal.planes"},
+    "temporal.measures": {"core", "core.perceptual", "temporal.motion"},
+    "temporal": {
+        "core", "core.references", "core.restore",
+        "temporal.motion", "temporal.planes", "temporal.stabilizer",
+    },
+    "plugin.protocol": {"core"},
+    "plugin.client": {"core", "core.references", "plugin.protocol"},
+    "plugin.attach": {"core", "plugin.client", "plugin.protocol"},
+    "plugin.video": {"core", "core.references", "core.restore", "temporal"},
+    "plugin.server": {
+        "core", "core.references", "core.restore", "temporal",
+        "plugin.protocol", "plugin.video",
+    },
+    "plugin.tools": {
+        "core", "core.perceptual", "core.restore", "core.turbo",
+        "temporal.measures", "temporal.motion", "plugin.video",
+    },
+    "plugin": {"core", "temporal", "plugin.video"},
+    "training": {"core"},
+    "training.gaussians": {"core"},
+    "training.faces": {"core", "core.perceptual", "core.turbo"},
+    "training.degradations": {"core", "training.faces", "training.gaussians"},
+    "training.data": {
+        "core", "core.references", "temporal.motion", "training",
+        "training.degradations", "training.faces", "training.gaussians",
+    },
+    "training.prepare": {"core", "training.data", "training.degradations", "training.faces"},
+    "training.avatars": {
+        "core", "training.data", "training.degradations", "training.faces", "training.gaussians",
+    },
+    "training.key_pairs": {
+        "core", "core.references", "training.avatars", "training.data", "training.gaussians",
+    },
+    "training.models": {"core", "core.compact", "core.references", "core.turbo", "training"},
+    "training.losses": {
+        "core", "core.perceptual", "temporal", "training", "training.data", "training.models",
+    },
+    "training.evaluate": {
+        "core", "core.perceptual", "core.references", "core.restore", "core.turbo",
+        "training.data", "training.losses",
+    },
+    "training.train": {
+        "core", "core.compact", "core.estimator", "core.perceptual", "core.restore", "temporal",
+        "training", "training.avatars", "training.data", "training.degradations",
+        "training.evaluate", "training.gaussians", "training.losses", "training.models",
+    },
+}  # fmt: skip
+"""Each room and the rooms that it may import; a folder's name stands for the files beside its rooms
+and, to other folders, for its public names."""
 MODULES = [path for folder in MAY_IMPORT for path in sorted((ROOT / folder).rglob("*.py"))]
+FACES = {ROOT / folder / "__init__.py" for folder in MAY_IMPORT}
+
+
+def dotted(path: Path) -> str:
+    """core/restore/frames.py -> core.restore.frames; a package is its folder."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {dotted(path) for path in MODULES}
+PACKAGES = {dotted(path) for path in MODULES if path.name == "__init__.py"}
 
 
 def imported(path: Path) -> set[str]:
-    """Names of the splatmend folders that one module imports (also inside functions)."""
+    """Modules and public names that one module imports from splatmend (also inside functions)."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and not node.level:
             names = [f"{node.module}.{a.name}" for a in node.names]
-        found |= {n.split(".")[1] for n in names if n.startswith("splatmend.")}
+        found |= {n.removeprefix("splatmend.") for n in names if n.startswith("splatmend.")}
     return found
+
+
+def room_of(name: str) -> str:
+    """The room of a module, or of a name in it."""
+    while name not in PACKAGES:
+        name = name.rpartition(".")[0]
+    return name
 
 
 @pytest.mark.parametrize("folder", MAY_IMPORT)
 def test_import_direction(folder: str) -> None:
     for path in (ROOT / folder).rglob("*.py"):
-        assert imported(path) - {folder} <= MAY_IMPORT[folder], path
+        folders = {name.split(".")[0] for name in imported(path)}
+        assert folders - {folder} <= MAY_IMPORT[folder], path
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert set(ROOMS) == PACKAGES
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_what_the_table_allows(room: str) -> None:
+    folder = room.split(".")[0]
+    for path in (ROOT / room.replace(".", "/")).glob("*.py"):
+        if path in FACES:  # a folder's own __init__ gathers its public names
+            continue
+        names = imported(path)
+        assert {room_of(name) for name in names} - {room} <= ROOMS[room], path
+        own = {name for name in names if name.rpartition(".")[0] == folder}
+        assert own <= NAMES, f"{path}: import public names of {folder} where they are defined"
+
+
+def test_no_room_imports_another_in_a_circle() -> None:
+    assert list(TopologicalSorter(ROOMS).static_order())
 
 
 def test_every_package_is_in_the_wheel() -> None:
@@ -47,18 +147,19 @@ def test_every_package_is_in_the_wheel() -> None:
     assert on_disk == set(config["tool"]["setuptools"]["packages"])
 
 
-@pytest.mark.parametrize("folder", MAY_IMPORT)
-def test_public_surface_is_declared_and_sorted(folder: str) -> None:
-    package = importlib.import_module(f"splatmend.{folder}")
+@pytest.mark.parametrize("room", ROOMS)
+def test_public_surface_is_declared_and_sorted(room: str) -> None:
+    package = importlib.import_module(f"splatmend.{room}")
     public = {
         name
-        for node in ast.parse((ROOT / folder / "__init__.py").read_text()).body
+        for node in ast.parse((ROOT / room.replace(".", "/") / "__init__.py").read_text()).body
         if isinstance(node, ast.ImportFrom)
         for name in (alias.asname or alias.name for alias in node.names)
     }
-    assert set(package.__all__) == public
-    assert len(package.__all__) == len(set(package.__all__))
-    assert all(hasattr(package, name) for name in package.__all__)
+    declared = getattr(package, "__all__", [])  # a room that others enter by its modules has none
+    assert set(declared) == public
+    assert len(declared) == len(set(declared))
+    assert all(hasattr(package, name) for name in declared)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -50,7 +50,7 @@ def test_the_versions_agree() -> None:
 
 
 def test_the_notice_names_every_data_set_that_asks_for_it() -> None:
-    card, notice = ((ROOT / name).read_text() for name in ("core/compact.md", "NOTICE"))
+    card, notice = ((ROOT / name).read_text() for name in ("core/compact/README.md", "NOTICE"))
     asking = [line for line in card.splitlines() if line.startswith("|") and "CC BY" in line]
     assert len(asking) == 2
     for line in asking:
@@ -169,7 +169,7 @@ def test_an_installed_wheel_brings_its_commands_and_clients(installed: Callable[
     said = installed("splatmend", "--help")
     assert all(name in said for name in PROJECT["project"]["entry-points"]["splatmend.commands"])
     code = (
-        "from splatmend.plugin.web_files import script;"
+        "from splatmend.plugin.server.web_files import script;"
         "from importlib.metadata import version;"
         "print(version('splatmend'), len(script('/attach.js')) > 20_000)"
     )

@@ -14,9 +14,18 @@ from typing import Any, Literal
 import tyro
 
 from splatmend.core.errors import InputError
-from splatmend.training.dataset import SPLAT_TARGETS
 
-__all__ = ["PRESETS", "LossWeights", "TrainConfig", "TurboTraining", "parse_config"]
+__all__ = [
+    "PRESETS",
+    "SPLAT_TARGETS",
+    "LossWeights",
+    "TrainConfig",
+    "TurboTraining",
+    "parse_config",
+]
+
+SPLAT_TARGETS = 0.45
+"""Share of the targets that are fine splats, unless a run says otherwise."""
 
 Preset = Literal["compact", "adapter", "turbo"]
 
@@ -40,12 +49,12 @@ class LossWeights:
     identity: float = 0.0
     """1 - cosine of a face embedding, of whole crops: they must be aligned faces."""
     adversarial: float = 0.0
-    """Hinge loss of small heads on frozen VGG features (training/adversarial.py)."""
+    """Hinge loss of small heads on frozen VGG features (training/losses/adversarial.py)."""
     temporal: float = 4.0
     """With `temporal` only: change of the error along the exact motion (temporal/loss.py)."""
     shift_mean: float = 0.0
     """With `temporal` on shifts: L1 to the mean of what `teacher` answers to all crops of a
-    sequence (training/shift_mean.py)."""
+    sequence (training/losses/shift_mean.py)."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ class TrainConfig:
     crop: int = 128
     pool: int = 0
     """With `faces`: degraded portraits at hand, or with `temporal` sequences, from which crops are
-    cut (training/frame_pool.py); 0 degrades every crop by itself."""
+    cut (training/data/frame_pool.py); 0 degrades every crop by itself."""
     renew: int = 4
     """Every so many updates one piece of the pool makes room for a new one."""
     pair_share: float = 0.5
@@ -123,8 +132,8 @@ class TrainConfig:
     """With `pool`: train the layers of compact that references guide, of which some are wrong or
     missing; all others keep the weights of `init`, or of the embedded compact."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon (training/muon.py) takes the same learning rates, and a tenth longer for an update of
-    compact."""
+    """muon (training/train/muon.py) takes the same learning rates, and a tenth longer for an update
+    of compact."""
     learning_rate: float = 4e-4
     warmup_steps: int = 100
     weight_decay: float = 1e-4
@@ -150,7 +159,7 @@ class TrainConfig:
     """Learning rate of the heads of `loss.adversarial`."""
     temporal: bool = False
     """Train on sequences with exact motion: `faces` on camera paths, with damage that flickers;
-    `manifests` and `pairs` seen again whole pixels away (training/shifts.py)."""
+    `manifests` and `pairs` seen again whole pixels away (training/data/shifted_crops.py)."""
     frames: int = 3
     """Crops of a sequence; `batch` then counts sequences."""
     still_share: float = 0.0

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splatmend.core.errors import InputError
+from splatmend.core.guidance import Guidance
 from splatmend.core.pixels import to_tensor
 from splatmend.core.references.alignment import Contrast, Course, align, local_contrast, sample
 from splatmend.core.references.choice import Choice, Pick, choose
 from splatmend.core.references.collection import References
 from splatmend.core.references.fit import ReferenceFit, is_fitting
 from splatmend.core.references.ground import Matte, plain_ground
-from splatmend.core.references.guidance import Guidance
 from splatmend.core.references.placement import (
     Part,
     Placement,

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from splatmend.core.errors import InputError
+from splatmend.core.guidance import Guidance as ReferenceGuidance
 from splatmend.core.lora import Lora
 from splatmend.core.pixels import crop_to, pad_to_multiple
-from splatmend.core.references.guidance import Guidance as ReferenceGuidance
 from splatmend.core.restorer import RestorerTraits, checked
 from splatmend.core.turbo.base import encode_prompts, find_base, load_base
 from splatmend.core.turbo.guidance import Guidance, guided_weights
@@ -177,7 +177,7 @@ def load_turbo(
     network = load_network(weights, base=base)
     guide = None
     if weights.guidance is not None:
-        from splatmend.core.estimator import load_estimator  # only guidance asks for scores
+        from splatmend.core.estimator.network import load_estimator  # only guidance asks for scores
 
         guide = Guide(weights.guidance, load_estimator(), weights.unet_lora, weights.vae_lora)
     return turbo_restorer(network, device=device, options=options, guide=guide, name=name)

@@ -1,7 +1,7 @@
 // A renderer in C# that shows what the server makes of its frames. With a server running
 // (splatmend serve --tcp 127.0.0.1:7879):
 //
-//     csc Program.cs ../../plugin/clients/Splatmend.cs      (or mcs, or add both to a project)
+//     csc Program.cs ../../plugin/client/csharp/Splatmend.cs      (or mcs, or add both to a project)
 //     Program.exe 7879
 
 using System;

@@ -45,10 +45,10 @@ from torch import Tensor
 
 from splatmend.core.errors import InputError
 from splatmend.plugin.attach.patches import Colors, Patches, Picture
-from splatmend.plugin.client import Client, ClientOptions
-from splatmend.plugin.client_references import named_references
-from splatmend.plugin.sockets import DEFAULT_URL, check_url
-from splatmend.plugin.wrap import FAULTS, Wrapped, wrap
+from splatmend.plugin.client import Client, ClientOptions, Wrapped, wrap
+from splatmend.plugin.client.references import named_references
+from splatmend.plugin.client.wrapping import FAULTS
+from splatmend.plugin.protocol.zmq_sockets import DEFAULT_URL, check_url
 
 __all__ = ["ImportHook", "RunConfig", "ThreadStreams", "main", "run_script"]
 

@@ -44,7 +44,7 @@ import torch
 from torch import Tensor
 
 from splatmend.core.errors import InputError
-from splatmend.plugin.wrap import FAULTS, replace_in
+from splatmend.plugin.client.wrapping import FAULTS, replace_in
 
 __all__ = ["Colors", "Patches", "Picture", "any_picture", "gsplat_picture", "inria_picture"]
 

@@ -27,8 +27,8 @@ import tyro
 
 from splatmend.plugin.attach.sibr_proxy import ProxyOptions, SibrProxy
 from splatmend.plugin.client import Client, ClientOptions
-from splatmend.plugin.client_references import named_references
-from splatmend.plugin.sockets import DEFAULT_URL
+from splatmend.plugin.client.references import named_references
+from splatmend.plugin.protocol.zmq_sockets import DEFAULT_URL
 
 __all__ = ["SibrConfig", "main"]
 

@@ -18,16 +18,10 @@ import numpy as np
 
 from splatmend.core.errors import InputError
 from splatmend.core.frame import Frame
-from splatmend.plugin.attach.sibr_wire import (
-    Request,
-    packed,
-    parse_request,
-    reading,
-    reading_reply,
-)
+from splatmend.plugin.attach.sibr_wire import Request, packed, parse_request, reading, reading_reply
 from splatmend.plugin.client import Client
-from splatmend.plugin.framing import Buffer
-from splatmend.plugin.sockets import host_port, is_loopback
+from splatmend.plugin.protocol.framing import Buffer
+from splatmend.plugin.protocol.zmq_sockets import host_port, is_loopback
 
 __all__ = ["ProxyOptions", "SibrProxy"]
 

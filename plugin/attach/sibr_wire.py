@@ -24,8 +24,8 @@ from typing import Any, Literal
 import numpy as np
 
 from splatmend.core.errors import InputError
-from splatmend.plugin.framing import Buffer
-from splatmend.plugin.messages import Camera
+from splatmend.plugin.protocol.framing import Buffer
+from splatmend.plugin.protocol.messages import Camera
 
 __all__ = ["Dialect", "Reply", "Request", "packed", "parse_request", "reading", "reading_reply"]
 

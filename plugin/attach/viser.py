@@ -20,9 +20,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from splatmend.core.errors import InputError
-from splatmend.plugin.client import Client, ClientOptions
-from splatmend.plugin.sockets import DEFAULT_URL
-from splatmend.plugin.wrap import Wrapped, wrap
+from splatmend.plugin.client import Client, ClientOptions, Wrapped, wrap
+from splatmend.plugin.protocol.zmq_sockets import DEFAULT_URL
 
 __all__ = ["Attachment", "attach"]
 

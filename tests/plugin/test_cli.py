@@ -18,9 +18,10 @@ import torch
 from skimage.data import astronaut
 
 from splatmend.core import UnsharpMask, load_checkpoint, save_checkpoint
-from splatmend.core.adapter import save_adapter
+from splatmend.core.compact.adapter import save_adapter
 from splatmend.core.lora import Lora
-from splatmend.plugin import cli, mux, segments
+from splatmend.plugin import cli
+from splatmend.plugin.video import mux, segments
 
 from waiting import until
 
@@ -317,7 +318,7 @@ def test_a_gate_judges_the_picture_and_not_its_tiles(mended, face, monkeypatch):
 @pytest.fixture
 def compact():
     """Header and weights of the model inside the package."""
-    with as_file(files("splatmend.core") / "compact.safetensors") as path:
+    with as_file(files("splatmend.core.compact") / "weights.safetensors") as path:
         return load_checkpoint(path)
 
 

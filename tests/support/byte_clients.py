@@ -9,14 +9,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as ws_connect
 
 from splatmend.core import Frame
-from splatmend.plugin.framing import Limits, join, receive, split
-from splatmend.plugin.messages import (
-    FrameRequest,
-    Hello,
-    Welcome,
-)
-from splatmend.plugin.protocol import encode, parse
-from splatmend.plugin.wire_frames import to_planes
+from splatmend.plugin.protocol.codec import encode, parse
+from splatmend.plugin.protocol.frames import to_planes
+from splatmend.plugin.protocol.framing import Limits, join, receive, split
+from splatmend.plugin.protocol.messages import FrameRequest, Hello, Welcome
 
 LIMITS = Limits()
 

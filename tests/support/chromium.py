@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from websockets.sync.client import connect
 
-HERE = Path(__file__).parents[1] / "plugin" / "browser"
+HERE = Path(__file__).parents[1] / "plugin" / "client" / "javascript"
 
 
 BUILD = Path(__file__).parents[2] / "build" / "browser"

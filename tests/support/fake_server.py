@@ -7,9 +7,9 @@ import zmq
 
 from splatmend.core import Frame
 from splatmend.plugin.client import Client
-from splatmend.plugin.framing import MAGIC, Limits
-from splatmend.plugin.messages import FrameRequest, Result, Welcome
-from splatmend.plugin.protocol import encode, parse
+from splatmend.plugin.protocol.codec import encode, parse
+from splatmend.plugin.protocol.framing import MAGIC, Limits
+from splatmend.plugin.protocol.messages import FrameRequest, Result, Welcome
 
 from waiting import until
 

@@ -17,15 +17,15 @@ from typing import Any, Self
 
 import pytest
 
-from splatmend.plugin.framing import Limits, join, receive
-from splatmend.plugin.messages import Hello, Message, Result, Welcome
-from splatmend.plugin.planes import COLOR_FORMATS, PLANE_NAMES, Plane
-from splatmend.plugin.protocol import encode, parse
+from splatmend.plugin.protocol.codec import encode, parse
+from splatmend.plugin.protocol.framing import Limits, join, receive
+from splatmend.plugin.protocol.messages import Hello, Message, Result, Welcome
+from splatmend.plugin.protocol.plane_formats import COLOR_FORMATS, PLANE_NAMES, Plane
 
-HERE = Path(__file__).parents[1] / "plugin"
+HERE = Path(__file__).parents[1] / "plugin" / "client" / "javascript"
 
 
-CODE = HERE.parents[1] / "plugin" / "clients"
+CODE = HERE.parents[3] / "plugin" / "client" / "javascript"
 
 
 LIMITS = Limits()
@@ -55,7 +55,7 @@ class Node:
     """A client in Node, told what to do line by line."""
 
     def __init__(self, url: str, options: dict[str, Any], *flags: str) -> None:
-        command = [_node(), *flags, HERE / "browser" / "drive.cjs", CODE / "splatmend.js", url]
+        command = [_node(), *flags, HERE / "drive.cjs", CODE / "splatmend.js", url]
         self._process = subprocess.Popen(
             [*command, json.dumps(options)],
             stdin=subprocess.PIPE,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splatmend.core import load_restorer
-from splatmend.plugin.workers import Engine, engine_of
+from splatmend.plugin.server import Engine, engine_of
 from splatmend.temporal import Stream
 
 SIDE = 96

@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 
 from splatmend.core import Frame
-from splatmend.plugin.attach.sibr_wire import (
-    parse_request,
-)
+from splatmend.plugin.attach.sibr_wire import parse_request
 from splatmend.plugin.client import ClientOptions
-from splatmend.plugin.inflight import Shown
+from splatmend.plugin.client.requests import Shown
 
 SIZE = (20, 28)
 

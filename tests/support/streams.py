@@ -6,11 +6,7 @@ import cv2
 import numpy as np
 import torch
 
-from splatmend.core import (
-    Frame,
-    RestorerTraits,
-    from_tensor,
-)
+from splatmend.core import Frame, RestorerTraits, from_tensor
 from splatmend.temporal import Stream, TemporalOptions
 
 SIZE = (96, 128)

@@ -7,8 +7,10 @@ import numpy as np
 import zmq
 
 from splatmend.core import Frame
-from splatmend.plugin.framing import MAGIC, Limits
-from splatmend.plugin.messages import (
+from splatmend.plugin.protocol.codec import encode, parse
+from splatmend.plugin.protocol.frames import to_planes
+from splatmend.plugin.protocol.framing import MAGIC, Limits
+from splatmend.plugin.protocol.messages import (
     Bye,
     Drop,
     ErrorReply,
@@ -17,9 +19,7 @@ from splatmend.plugin.messages import (
     Result,
     Welcome,
 )
-from splatmend.plugin.protocol import encode, parse
-from splatmend.plugin.wire_frames import to_planes
-from splatmend.plugin.workers import Engine
+from splatmend.plugin.server import Engine
 
 from serving import negative
 

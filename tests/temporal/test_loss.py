@@ -4,12 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from splatmend.core import InputError
-from splatmend.temporal.loss import (
-    chain_motion,
-    self_condition,
-    temporal_difference,
-    temporal_loss,
-)
+from splatmend.temporal.loss import chain_motion, self_condition, temporal_difference, temporal_loss
 
 SIZE = 48
 

@@ -23,7 +23,7 @@ from splatmend.core import (
     to_tensor,
 )
 from splatmend.temporal import Stream, TemporalOptions
-from splatmend.temporal.anchor import Anchor, restore_anchored
+from splatmend.temporal.stabilizer.grid_offset import Anchor, restore_anchored
 
 from streams import SIZE, Boiling, alpha_clip, clip, colors, flicker, stream, texture
 
@@ -308,11 +308,13 @@ def test_after_warming_up_nothing_is_left_to_compile():
     script = """
 import numba
 from streams import clip, stream
-from splatmend.temporal import sweeps, unrest, warm_up
+from splatmend.temporal.planes import kernels
+from splatmend.temporal.stabilizer import flicker
+from splatmend.temporal import warm_up
 
 def compiled():
-    loops = [f for n, f in vars(sweeps).items() if n.endswith("_rows")]
-    formulas = [f for f in vars(unrest).values() if isinstance(f, numba.np.ufunc.dufunc.DUFunc)]
+    loops = [f for n, f in vars(kernels).items() if n.endswith("_rows")]
+    formulas = [f for f in vars(flicker).values() if isinstance(f, numba.np.ufunc.dufunc.DUFunc)]
     assert len(loops) > 10 and len(formulas) > 4
     return [len(f.signatures) for f in loops] + [len(f.types) for f in formulas]
 

@@ -2,10 +2,7 @@
 
 import numpy as np
 
-from splatmend.core import (
-    Frame,
-    restore_frames,
-)
+from splatmend.core import Frame, restore_frames
 
 from streams import SIZE, Boiling, alpha_clip, clip, colors, stream, texture
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage.data import astronaut
 
-from splatmend.training.ply import Splats, write_ply
+from splatmend.training.gaussians.ply import Splats, write_ply
 
 
 @pytest.fixture(scope="session")

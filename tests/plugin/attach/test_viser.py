@@ -11,8 +11,7 @@ from splatmend.core import Frame
 from splatmend.core.errors import InputError
 from splatmend.plugin.attach.viser import attach
 from splatmend.plugin.client import Client, ClientOptions
-from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.workers import Engine
+from splatmend.plugin.server import Engine, Server, ServerOptions
 
 from waiting import until
 

@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 
 from splatmend.plugin.client import Client, ClientOptions
-from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.sessions import Policy
-from splatmend.plugin.workers import Engine
+from splatmend.plugin.server import Engine, Policy, Server, ServerOptions
 
 from fake_server import FakeServer
 from serving import LOCAL, Held, negative

@@ -10,9 +10,9 @@ import pytest
 import zmq
 
 from splatmend.core import Frame
-from splatmend.plugin.breaker import Breaker
-from splatmend.plugin.link import Link
-from splatmend.plugin.messages import ErrorReply
+from splatmend.plugin.client.breaker import Breaker
+from splatmend.plugin.client.connection import Link
+from splatmend.plugin.protocol.messages import ErrorReply
 
 from fake_server import client_of, picture
 from waiting import is_waiting, until
@@ -69,7 +69,7 @@ def test_stopping_and_starting_the_server(start, client) -> None:
 SERVE = """
 import sys, threading
 from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.workers import Engine
+from splatmend.plugin.server import Engine
 def negative(frames):
     return [frame.with_color(255 - frame.color) for frame in frames]
 Server([Engine("negative", negative)], ServerOptions(urls=(sys.argv[1],))).start()

@@ -11,12 +11,11 @@ import pytest
 
 from splatmend.core import Frame, InputError
 from splatmend.plugin.client import Client, ClientOptions
-from splatmend.plugin.framing import MAGIC
-from splatmend.plugin.keys import KeysConfig, make_keys
-from splatmend.plugin.messages import Camera, Drop, ErrorReply
-from splatmend.plugin.planes import Plane
-from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.workers import Engine
+from splatmend.plugin.protocol.curve_keys import KeysConfig, make_keys
+from splatmend.plugin.protocol.framing import MAGIC
+from splatmend.plugin.protocol.messages import Camera, Drop, ErrorReply
+from splatmend.plugin.protocol.plane_formats import Plane
+from splatmend.plugin.server import Engine, Server, ServerOptions
 
 from fake_server import client_of, picture
 from serving import negative

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from splatmend.core import Frame, InputError, Reference, References
-from splatmend.plugin.client_references import client_references, named_references
-from splatmend.plugin.messages import Bye, FrameRequest, Hello, UseReferences, Welcome
-from splatmend.plugin.reference_sets import ReferenceSets
-from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.uploads import UploadLimits, Uploads
-from splatmend.plugin.wrap import wrap
+from splatmend.plugin.client import wrap
+from splatmend.plugin.client.references import client_references, named_references
+from splatmend.plugin.protocol.messages import Bye, FrameRequest, Hello, UseReferences, Welcome
+from splatmend.plugin.server import ReferenceSets, Server, ServerOptions, UploadLimits
+from splatmend.plugin.server.uploads import Uploads
 
 from fake_server import client_of
 from persons import copying, file_of, is_sharpened, person, soft

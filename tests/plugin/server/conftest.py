@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.workers import Engine
+from splatmend.plugin.server import Engine, Server, ServerOptions
 
 from serving import LOCAL, negative
 from wire import Wire

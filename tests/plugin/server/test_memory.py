@@ -8,14 +8,10 @@ import numpy as np
 import torch
 
 from splatmend.core import Frame, RestorerTraits, from_tensor, to_tensor
-from splatmend.plugin.messages import (
-    ErrorReply,
-    FrameRequest,
-    Result,
-)
-from splatmend.plugin.shared_pass import SharedPass
-from splatmend.plugin.wire_frames import to_planes
-from splatmend.plugin.workers import Engine, engine_of
+from splatmend.plugin.protocol.frames import to_planes
+from splatmend.plugin.protocol.messages import ErrorReply, FrameRequest, Result
+from splatmend.plugin.server import Engine, engine_of
+from splatmend.plugin.server.batching import SharedPass
 
 from serving import negative
 from waiting import until

@@ -24,20 +24,14 @@ from splatmend.core import (
     load_restorer,
     restore_frames,
 )
-from splatmend.plugin.keys import KeysConfig, client_keys, make_keys
-from splatmend.plugin.keys import main as keys_main
-from splatmend.plugin.messages import (
-    Bye,
-    Hello,
-    Result,
-    Stats,
-)
-from splatmend.plugin.serve import ServeConfig, engines_of, serve
-from splatmend.plugin.serve import main as serve_main
-from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.stats import Figures, MetricsEndpoint
-from splatmend.plugin.watch import screen, watch
-from splatmend.plugin.workers import Engine
+from splatmend.plugin.protocol.curve_keys import KeysConfig, client_keys, make_keys
+from splatmend.plugin.protocol.curve_keys import main as keys_main
+from splatmend.plugin.protocol.messages import Bye, Hello, Result, Stats
+from splatmend.plugin.server import Engine, Server, ServerOptions
+from splatmend.plugin.server.command import ServeConfig, engines_of, serve
+from splatmend.plugin.server.command import main as serve_main
+from splatmend.plugin.server.stats import Figures, MetricsEndpoint
+from splatmend.plugin.server.watch import screen, watch
 
 from serving import LOCAL, negative
 from waiting import until
@@ -279,7 +273,7 @@ def test_watching_gives_the_terminal_back(start) -> None:
 def test_packages_that_are_not_there_are_named(monkeypatch, package, options) -> None:
     for name in (n for n in tuple(sys.modules) if n == package or n.startswith(f"{package}.")):
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "splatmend.plugin.watch")
+    monkeypatch.delitem(sys.modules, "splatmend.plugin.server.watch")
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"needs {package}.*pip install 'splatmend\[gateway\]'"):
         serve(

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from splatmend.core import Frame, InputError, Reference, References
-from splatmend.plugin import workers
-from splatmend.plugin.framing import ProtocolError
-from splatmend.plugin.messages import (
+from splatmend.plugin.protocol.frames import to_planes
+from splatmend.plugin.protocol.framing import ProtocolError
+from splatmend.plugin.protocol.messages import (
     ErrorReply,
     FrameRequest,
     Hello,
@@ -23,11 +23,10 @@ from splatmend.plugin.messages import (
     Result,
     UseReferences,
 )
-from splatmend.plugin.reference_sets import ReferenceSets, read_sets
-from splatmend.plugin.serve import ServeConfig, serve
-from splatmend.plugin.stats import MetricsEndpoint
-from splatmend.plugin.uploads import UploadLimits, picture_size
-from splatmend.plugin.wire_frames import to_planes
+from splatmend.plugin.server import ReferenceSets, UploadLimits, read_sets, workers
+from splatmend.plugin.server.command import ServeConfig, serve
+from splatmend.plugin.server.stats import MetricsEndpoint
+from splatmend.plugin.server.uploads import picture_size
 
 from persons import SIDE, copying, file_of, is_sharpened, person, soft
 from serving import LOCAL

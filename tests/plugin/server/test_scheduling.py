@@ -7,15 +7,10 @@ from typing import Any
 import pytest
 
 from splatmend.core import Frame
-from splatmend.plugin.framing import MAGIC
-from splatmend.plugin.messages import (
-    ErrorReply,
-    FrameRequest,
-    Result,
-)
-from splatmend.plugin.protocol import encode
-from splatmend.plugin.sessions import Policy
-from splatmend.plugin.workers import Engine
+from splatmend.plugin.protocol.codec import encode
+from splatmend.plugin.protocol.framing import MAGIC
+from splatmend.plugin.protocol.messages import ErrorReply, FrameRequest, Result
+from splatmend.plugin.server import Engine, Policy
 
 from serving import Held, negative
 from waiting import until

@@ -5,8 +5,8 @@ from contextlib import closing
 
 import pytest
 
-from splatmend.plugin.framing import MAGIC
-from splatmend.plugin.messages import (
+from splatmend.plugin.protocol.framing import MAGIC
+from splatmend.plugin.protocol.messages import (
     Bye,
     Drop,
     ErrorReply,
@@ -19,9 +19,8 @@ from splatmend.plugin.messages import (
     Want,
     Welcome,
 )
-from splatmend.plugin.planes import Plane
-from splatmend.plugin.sessions import Policy
-from splatmend.plugin.workers import Engine
+from splatmend.plugin.protocol.plane_formats import Plane
+from splatmend.plugin.server import Engine, Policy
 
 from waiting import until
 from wire import Gate, Wire

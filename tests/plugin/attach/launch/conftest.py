@@ -10,8 +10,7 @@ import pytest
 from splatmend.core import Frame
 from splatmend.plugin.attach.launch import ImportHook
 from splatmend.plugin.attach.patches import Patches
-from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.workers import Engine
+from splatmend.plugin.server import Engine, Server, ServerOptions
 
 from rasterizers import GSPLAT_RENDERING, INRIA, negative
 

@@ -9,8 +9,7 @@ import pytest
 
 from splatmend.core import InputError, Reference, References
 from splatmend.plugin.attach.launch import main
-from splatmend.plugin.reference_sets import ReferenceSets
-from splatmend.plugin.server import Server, ServerOptions
+from splatmend.plugin.server import ReferenceSets, Server, ServerOptions
 
 from persons import copying, file_of, is_sharpened, person, soft
 from serving import LOCAL

@@ -10,13 +10,7 @@ import numpy as np
 import pytest
 
 from splatmend.core import InputError
-from splatmend.plugin.attach.sibr_wire import (
-    Reply,
-    packed,
-    parse_request,
-    reading,
-    reading_reply,
-)
+from splatmend.plugin.attach.sibr_wire import Reply, packed, parse_request, reading, reading_reply
 
 from sibr_ends import DIALECTS, SIZE, look, parsed, request
 

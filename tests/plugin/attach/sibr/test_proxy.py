@@ -16,12 +16,9 @@ import pytest
 from splatmend.core import Frame, InputError
 from splatmend.plugin.attach import sibr, sibr_proxy
 from splatmend.plugin.attach.sibr_proxy import ProxyOptions, SibrProxy
-from splatmend.plugin.attach.sibr_wire import (
-    packed,
-)
+from splatmend.plugin.attach.sibr_wire import packed
 from splatmend.plugin.client import Client, ClientOptions
-from splatmend.plugin.server import Server, ServerOptions
-from splatmend.plugin.workers import Engine
+from splatmend.plugin.server import Engine, Server, ServerOptions
 
 from serving import negative
 from sibr_ends import DIALECTS, SIZE, Renderer, StubClient, Viewer, free_port, picture, request

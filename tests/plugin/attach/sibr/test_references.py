@@ -12,8 +12,7 @@ import pytest
 
 from splatmend.core import InputError, Reference, References
 from splatmend.plugin.attach import sibr
-from splatmend.plugin.reference_sets import ReferenceSets
-from splatmend.plugin.server import Server, ServerOptions
+from splatmend.plugin.server import ReferenceSets, Server, ServerOptions
 
 import sibr_ends
 from persons import SIDE, copying, file_of, is_sharpened, person, soft

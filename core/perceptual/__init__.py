@@ -1,0 +1,10 @@
+"""Perceptual distances with frozen networks, for losses and measures alike.
+
+`lpips` computes LPIPS. `feature_math` does its arithmetic quickly on a CPU. `dlib_models` finds
+dlib and its model files; it is imported late, because dlib is optional.
+"""
+
+from splatmend.core.perceptual.feature_math import gram
+from splatmend.core.perceptual.lpips import Backbone, Lpips, Perceptual, load_lpips
+
+__all__ = ["Backbone", "Lpips", "Perceptual", "gram", "load_lpips"]

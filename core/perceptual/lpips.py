@@ -1,0 +1,111 @@
+"""LPIPS with frozen parts, for the loss and for the measures alike.
+
+Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric".
+The package `lpips` is imported when one is loaded, not before.
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from splatmend.core.errors import CheckpointError
+from splatmend.core.perceptual.feature_math import square_distance, unit_length
+
+__all__ = ["Backbone", "Lpips", "Perceptual", "load_lpips"]
+
+Backbone = Literal["vgg", "alex"]
+
+
+class Perceptual(Protocol):
+    """A distance of pictures through features, which are computed once a picture."""
+
+    def features(self, rgb: Tensor) -> list[Tensor]:
+        """Features of (n, 3, h, w) in [0, 1]."""
+        ...
+
+    def distance(self, ours: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        """From two sets of features to (n,): 0 where they agree."""
+        ...
+
+
+class Lpips(nn.Module):
+    """LPIPS of one backbone with all its parts frozen; pictures are (n, 3, h, w) in [0, 1].
+
+    `weights` is a safetensors file with the backbone's convolutions, keys as in
+    torchvision's `features`; without it `lpips` fetches them from torchvision's hub.
+    """
+
+    def __init__(self, backbone: Backbone, weights: Path | None = None) -> None:
+        super().__init__()
+        import lpips  # here: it brings torchvision
+
+        with warnings.catch_warnings():  # lpips 0.1.4 still speaks torchvision's old dialect
+            warnings.simplefilter("ignore", UserWarning)
+            self.lpips = lpips.LPIPS(
+                net=backbone, pretrained=True, pnet_rand=weights is not None, verbose=False
+            )
+        if weights is not None:
+            self._load_backbone(weights)
+        self.requires_grad_(requires_grad=False).eval()
+
+    def _load_backbone(self, weights: Path) -> None:
+        try:
+            stored = load_file(weights)
+        except Exception as error:
+            raise CheckpointError(f"{weights} is not a safetensors backbone: {error}") from error
+        # lpips cuts torchvision's `features` into slices but keeps the index as the name
+        own = {name.split(".", 1)[1]: p for name, p in self.lpips.net.named_parameters()}
+        stored = {name.removeprefix("features."): value for name, value in stored.items()}
+        if missing := sorted(own.keys() - stored.keys()):
+            raise CheckpointError(
+                f"{weights} lacks {', '.join(missing[:3])}{' …' * (len(missing) > 3)}: "
+                f"it must hold the convolutions of torchvision's features"
+            )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(stored[name])
+
+    def normalized(self, rgb: Tensor) -> Tensor:
+        """[0, 1] -> mean 0 and deviation 1 over ImageNet, which torchvision's backbones want."""
+        return torch.as_tensor(self.lpips.scaling_layer(2 * rgb - 1))
+
+    def convolutions(self) -> list[nn.Conv2d]:
+        """The backbone's convolutions, first to last."""
+        return [layer for layer in self.lpips.net.modules() if isinstance(layer, nn.Conv2d)]
+
+    def features(self, rgb: Tensor) -> list[Tensor]:
+        """The backbone's activations after each of its five stages, of length 1 in each pixel."""
+        return [unit_length(level) for level in self.lpips.net(self.normalized(rgb))]
+
+    def distance(self, ours: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        """LPIPS from two sets of `features` -> (n,)."""
+        levels = [
+            square_distance(a, b, linear.model[-1].weight.flatten())
+            for a, b, linear in zip(ours, target, self.lpips.lins, strict=True)
+        ]
+        return torch.stack(levels).sum(0)
+
+    def forward(self, ours: Tensor, target: Tensor) -> Tensor:
+        """LPIPS of two batches -> (n,)."""
+        return self.distance(self.features(ours), self.features(target))
+
+
+def load_lpips(
+    backbone: Backbone, folder: Path | None, device: str | torch.device = "cpu"
+) -> Lpips:
+    """LPIPS from `folder`/lpips_<backbone>_features.fp16.safetensors, or from the hub without one.
+
+    Raises:
+        CheckpointError: the folder lacks the file.
+    """
+    file = None if folder is None else folder / f"lpips_{backbone}_features.fp16.safetensors"
+    if file is not None and not file.exists():
+        raise CheckpointError(
+            f"no file {file}: --lpips-weights must name a folder with both backbones"
+        )
+    return Lpips(backbone, file).to(device)
