@@ -1,9 +1,9 @@
-"""What core/perceptual/feature_math.py saves a training step on a CPU, beside the plain formulas.
+"""Speed of core/perceptual/feature_math.py in a training step on a CPU, against plain formulas.
 
     python benchmarks/feature_math.py [--batch 4] [--side 128]
 
-LPIPS's distance and Gram's, and the way back to the features, on features of VGG-16's five
-levels as a backbone that runs channels last leaves them. Both kinds take turns in one process.
+It times the distances of LPIPS and Gram with their gradients to the features. The features have
+the shapes of VGG-16's five levels, channels last. Both kinds take turns in one process.
 """
 
 import statistics
@@ -20,7 +20,7 @@ from torch import Tensor
 from splatmend.core import keep_freed_memory
 from splatmend.core.perceptual.feature_math import gram, square_distance, unit_length
 
-WIDTHS = (64, 128, 256, 512, 512)  # of VGG-16; each level has half the side of the one before
+WIDTHS = (64, 128, 256, 512, 512)  # VGG-16; each level has half the side of the one before
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Config:
     """Pixels of a crop's side."""
     rounds: int = 7
     updates: int = 5
-    """Of each kind in each round."""
+    """Updates of each kind in each round."""
     threads: int = 2
 
 
@@ -60,7 +60,7 @@ def update(
     distance: Callable[[Tensor, Tensor, Tensor], Tensor],
     matrix: Callable[[Tensor], Tensor],
 ) -> list[Tensor]:
-    """The gradients of LPIPS + Gram with respect to each level."""
+    """Compute the gradients of LPIPS + Gram with respect to each level."""
     loss = levels[0].new_zeros(())
     for ours, target in zip(levels, targets, strict=True):
         a, b = unit(ours), unit(target)
@@ -71,7 +71,7 @@ def update(
 
 def main() -> None:
     config = tyro.cli(Config, description=__doc__)
-    keep_freed_memory()  # as `splatmend train` does
+    keep_freed_memory()  # like `splatmend train`
     torch.set_num_threads(config.threads)
     torch.manual_seed(0)
     sides = [config.side >> level for level in range(len(WIDTHS))]

@@ -1,9 +1,9 @@
-"""Random and damaged messages to the parser of SMP/1: no crash, no hang, no growth.
+"""A fuzz test of the parser of SMP/1 with random and damaged messages.
 
     python benchmarks/fuzz.py                    10^6 messages, about a minute
 
-Ends with an error if anything but a `ProtocolError` comes out, if a message takes more than
-0.05 s of the processor, or if memory has grown.
+It fails if the parser raises anything but a `ProtocolError`. It also fails if a message takes
+more than 0.05 s of CPU time, or if memory has grown.
 """
 
 import gc
@@ -41,7 +41,7 @@ class Config:
 
 def main() -> int:
     config = tyro.cli(Config, description=__doc__)
-    gc.freeze()  # as `splatmend serve` does: a full collection takes longer than any message
+    gc.freeze()  # like `splatmend serve`: a full collection takes longer than any message
     dice = random.Random(config.seed)
     vectors = json.loads(VECTORS.read_text(encoding="utf-8"))
     valid = [bytes.fromhex(v["hex"]) for v in vectors["messages"]]
@@ -72,11 +72,11 @@ def make(kind: str, dice: random.Random, valid: list[bytes], invalid: list[bytes
     if kind == "damaged":
         return damaged(dice.choice(valid + invalid), dice, valid)
     header, *planes = (bytes(part) for part in split(dice.choice(valid), LIMITS))
-    return b"".join(join([damaged(header, dice, valid), *planes]))  # its length set right
+    return b"".join(join([damaged(header, dice, valid), *planes]))  # with the correct length
 
 
 def outcome(message: bytes, memo: PlaneMemo) -> str:
-    """As a server would: split, parse, and a frame's pixels converted."""
+    """Process a message like a server: split, parse, and convert a frame's pixels."""
     try:
         parsed = parse(split(message, LIMITS), LIMITS, memo)
     except ProtocolError as error:
@@ -87,7 +87,7 @@ def outcome(message: bytes, memo: PlaneMemo) -> str:
 
 
 def damaged(message: bytes, dice: random.Random, others: list[bytes]) -> bytes:
-    """One to four changes: bits, bytes, pieces, lengths, another message's end."""
+    """Change a message one to four times: bits, bytes, pieces, lengths, another message's end."""
     data = bytearray(message)
     for _ in range(dice.choice((1, 1, 1, 2, 4))):
         at = dice.randrange(len(data) + 1)

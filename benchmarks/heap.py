@@ -1,8 +1,8 @@
-"""What keeping freed memory saves: compact on 512 x 512 frames, with and without, in turns.
+"""Time saved by `keep_freed_memory`: compact on 512 x 512 frames, with and without, in turns.
 
     python benchmarks/heap.py
 
-Each measurement is a process of its own, for there is no way back from the setting.
+Each measurement runs in a process of its own, because the setting cannot be undone.
 """
 
 import multiprocessing
@@ -29,7 +29,7 @@ class Config:
 
 
 def measure(config: Config, keep: bool, results: Any) -> None:
-    """Put (milliseconds, page faults) a frame."""
+    """Put (milliseconds, page faults) per frame into `results`."""
     if keep:
         keep_freed_memory()
     restorer, options = load_restorer("compact", device="cpu"), RestoreOptions()

@@ -1,7 +1,7 @@
-"""How the frame server behaves when it is too slow, and when it is killed; on this machine.
+"""Behaviour of the frame server when it is too slow, and when it is killed, on this machine.
 
-python benchmarks/policy.py slow        a source that is faster than the restorer
-python benchmarks/policy.py restart     the server is killed under load and comes back
+python benchmarks/policy.py slow        the frame source is faster than the restorer
+python benchmarks/policy.py restart     the server is killed under load and restarted
 """
 
 import socket
@@ -28,23 +28,23 @@ from splatmend.plugin.server import Engine
 
 @dataclass(frozen=True)
 class Config:
-    what: tyro.conf.Positional[Literal["slow", "restart"]]
+    case: tyro.conf.Positional[Literal["slow", "restart"]]
     size: int = 512
     seconds: float = 1.5
-    """`slow` feeds its source four times as long; `restart` waits so long before the kill."""
+    """Time before the kill in `restart`; `slow` runs four times as long."""
     service_ms: float = 50.0
-    """What the restorer takes."""
+    """Time of the restorer."""
     fps: float = 30.0
-    """Of the source."""
+    """Frame rate of the source."""
     clients: int = 3
-    """restart: at once, one of them ordered."""
+    """Number of clients in `restart`, one of them ordered."""
     out: Path | None = None
-    """Receives the figures as JSON."""
+    """File for the figures as JSON."""
 
 
 def main() -> None:
     config = tyro.cli(Config, description=__doc__)
-    report({"slow": slow, "restart": restart}[config.what](config), config.out)
+    report({"slow": slow, "restart": restart}[config.case](config), config.out)
 
 
 def slow_engine(milliseconds: float) -> Engine:
@@ -56,7 +56,7 @@ def slow_engine(milliseconds: float) -> Engine:
 
 
 def slow(config: Config) -> list[dict[str, Any]]:
-    """Age and drops of each mode, with a source that is faster than the restorer."""
+    """Measure age and drops of each mode, with a source that is faster than the restorer."""
     rows = []
     for offset, mode in enumerate(("latest", "sync", "ordered")):
         port = PORT + 100 + offset
@@ -108,7 +108,7 @@ def run_source(config: Config, port: int, mode: Any) -> dict[str, Any]:
 
 
 class Viewer:
-    """A client on a thread of its own that notes what it was shown, and when."""
+    """A client on a thread of its own that logs the frames and times of its answers."""
 
     def __init__(self, index: int, mode: Any, port: int, config: Config) -> None:
         self.index, self.mode, self.port, self.config = index, mode, port, config
@@ -118,7 +118,7 @@ class Viewer:
         self.thread.start()
 
     def value(self, number: int) -> int:
-        """Every client has colours of its own, so that a foreign frame would show."""
+        """Choose a colour; each client has its own ones, which reveals frames of another client."""
         return (number * self.config.clients + self.index) % 251
 
     def frames(self) -> Iterator[Frame]:
@@ -145,7 +145,7 @@ class Viewer:
 
 
 def restart(config: Config) -> list[dict[str, Any]]:
-    """The server is killed under load, comes back after a second, and all clients go on."""
+    """Kill the server under load and restart it after a second; all clients must go on."""
     port = PORT + 200
     service = slow_engine, config.service_ms / config.clients
     modes = [("sync", "latest")[i % 2] for i in range(config.clients - 1)] + ["ordered"]

@@ -1,8 +1,8 @@
-"""What one frame of the reference rasteriser costs, by part.
+"""Time of one frame of the reference rasteriser, with motion and at a smaller size.
 
     python benchmarks/rasterizer.py [avatar.ply]
 
-Without a file, 20,000 Gaussians on a ball stand in for a head.
+Without a file, 20,000 Gaussians on a ball take the place of a head.
 """
 
 import statistics

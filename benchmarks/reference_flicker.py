@@ -1,24 +1,19 @@
-"""How much frames flicker that a reference guides: a talking head, four seconds after it.
+"""Flicker of frames that a reference guides: a talking head, four seconds after the reference.
 
     python benchmarks/reference_flicker.py --data DATA --lpips-weights WEIGHTS [--model FILE]
 
-The clip's first frame is the reference. Its frames 96 to 120 are splatted anew, each by itself.
-Printed: warping error over the true clip's own (motion estimated on the true clip), LPIPS (VGG) and
-PSNR against the input's, for compact alone, guided, and guided with memory (`--temporal`).
+The clip's first frame is the reference. Its frames 96 to 120 are splatted, each by itself. The
+rows are compact alone, guided, and guided with memory (`--temporal`). It prints LPIPS (VGG) and
+PSNR against the input's, and the warping error over the true clip's own. The motion is estimated
+on the true clip.
 """
 
-import argparse
-from pathlib import Path
-
-import av
 import numpy as np
-from references import resplatted
+from reference_setup import option_parser, read_talking_head, references_of, resplatted
 
 from splatmend.core import (
     Frame,
     Guide,
-    Reference,
-    References,
     keep_freed_memory,
     load_restorer,
     restore_frames,
@@ -31,18 +26,13 @@ FIRST, COUNT, LEARNING = 96, 25, 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--lpips-weights", type=Path, help="folder; else downloaded")
-    parser.add_argument("--model", default="compact", help="name or checkpoint of the restorer")
-    arguments = parser.parse_args()
+    arguments = option_parser(__doc__).parse_args()
     keep_freed_memory()
-    with av.open(str(arguments.data / "clips" / "talk_a.mp4")) as clip:
-        pictures = [f.to_ndarray(format="rgb24") for f in clip.decode(video=0)]
+    pictures = read_talking_head(arguments.data)
     truth = pictures[FIRST : FIRST + COUNT]
     frames = [Frame(color=resplatted(p, i, 0), pts=i) for i, p in enumerate(truth)]
     restorer = load_restorer(arguments.model)
-    guide = Guide(References([Reference(picture=pictures[0])]))
+    guide = Guide(references_of(pictures[0]))
     clips = {
         "input": frames,
         "alone": [restore_frames(restorer, [f])[0] for f in frames],

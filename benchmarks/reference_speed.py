@@ -1,44 +1,34 @@
-"""What references cost a frame, as ratios to the restorer alone in one run.
+"""Time of references per frame, as ratios to the restorer alone in one run.
 
     python benchmarks/reference_speed.py [--model FILE] [--rounds 30]
 
-Frames of 512 x 512 of a moving portrait (scikit-image's astronaut), guided by one reference, by one
-and by two of 64. The rounds are interleaved; printed are medians.
+The frames of 512 x 512 show a moving portrait (scikit-image's astronaut). One or two references
+guide them, chosen from 1, 2 or 64. The rounds are interleaved, and medians are printed.
 """
 
-import argparse
 import time
 
 import cv2
 import numpy as np
+from reference_setup import option_parser, references_of
 from skimage.data import astronaut
 
-from splatmend.core import (
-    Frame,
-    Guide,
-    Reference,
-    References,
-    keep_freed_memory,
-    load_restorer,
-    restore_frames,
-)
+from splatmend.core import Frame, Guide, keep_freed_memory, load_restorer, restore_frames
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="compact", help="name or checkpoint of the restorer")
+    parser = option_parser(__doc__, data=False)
     parser.add_argument("--rounds", type=int, default=30)
     arguments = parser.parse_args()
     keep_freed_memory()
     restorer = load_restorer(arguments.model)
     pictures = [np.ascontiguousarray(np.roll(astronaut(), 2 * i, 1)) for i in range(64)]
-    every = [Reference(picture=picture) for picture in pictures]
     guides = {
         "alone": None,
-        "one reference": Guide(References(every[:1]), blend=1),
-        "one of 64": Guide(References(every), blend=1),
-        "two of 2": Guide(References(every[:2])),
-        "two of 64": Guide(References(every)),
+        "one reference": Guide(references_of(pictures[0]), blend=1),
+        "one of 64": Guide(references_of(*pictures), blend=1),
+        "two of 2": Guide(references_of(*pictures[:2])),
+        "two of 64": Guide(references_of(*pictures)),
     }
     frames = [
         Frame(color=np.asarray(cv2.GaussianBlur(np.roll(pictures[0], i % 4, 1), (0, 0), 1.5)))

@@ -1,23 +1,29 @@
-"""How much pictures of the same person help: every set in one run, against the damaged input.
+"""Quality with references: every set in one run, against the degraded input.
 
     python benchmarks/references.py --data DATA --lpips-weights WEIGHTS [--model FILE]
 
-DATA holds faces/ (with manifest.json), clips/talk_a.mp4, avatars/james and avatars/status. Printed:
-LPIPS (VGG), LPIPS (AlexNet) as ratios to the input's with bootstrap intervals, PSNR against it,
-identity (cosine of dlib's embedding) and sharpness over the truth's. Nothing here was trained on,
-but for the outline of the avatar "james". `--before` adds the weights of an earlier release.
+DATA holds faces/ (with manifest.json), clips/talk_a.mp4, avatars/james (a LAM avatar) and
+avatars/status (a bust). It prints LPIPS (VGG) and LPIPS (AlexNet) as ratios to the input's with
+bootstrap intervals, and PSNR against the input's. It also prints identity (cosine of dlib's
+embedding) and sharpness over the truth's. No set was in the training, except for the outline of
+the LAM avatar 'james'. `--before` adds the weights of an earlier release.
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from reference_setup import (
+    Picture,
+    option_parser,
+    read_picture,
+    read_talking_head,
+    references_of,
+    resplatted,
+)
 
 from splatmend.core import (
     Frame,
@@ -33,16 +39,10 @@ from splatmend.core import (
 )
 from splatmend.training.data.guided_frames import draw_moved, other_pictures
 from splatmend.training.data.portraits import Portrait, load_portraits
-from splatmend.training.degradations.recipes import Recipe, degrade, draw_recipe
-from splatmend.training.degradations.resplatting import SplatOptions
+from splatmend.training.degradations.recipes import degrade, draw_recipe
 from splatmend.training.evaluate.metrics import Measures, MetricName
 from splatmend.training.evaluate.report import paired_bootstrap
 
-Picture = NDArray[np.uint8]
-SPLATS = (
-    SplatOptions(spacing=4.0, detail=0.9, spread=0.7, anisotropy=0.3, hardness=1.0),
-    SplatOptions(spacing=1.9, keep=0.12, detail=0.9, spread=0.7, anisotropy=0.3, hardness=1.0),
-)
 VIEWS = (3, 10, 16)
 """Poses of an avatar whose whole renders are references."""
 NAMES: tuple[MetricName, ...] = ("lpips_vgg", "lpips_alex", "psnr", "identity")
@@ -50,23 +50,20 @@ NAMES: tuple[MetricName, ...] = ("lpips_vgg", "lpips_alex", "psnr", "identity")
 
 @dataclass(frozen=True)
 class Sample:
-    """One frame to restore, its truth, and what is known of the person."""
+    """One frame to restore, its truth, and references of the person."""
 
-    damaged: Picture
+    degraded: Picture
     truth: Picture
     references: References | None = None
     box: tuple[slice, slice] = (slice(None), slice(None))
-    """The part that is judged."""
+    """The part that is evaluated."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--lpips-weights", type=Path, help="folder; else downloaded")
-    parser.add_argument("--model", default="compact", help="name or checkpoint of the restorer")
+    parser = option_parser(__doc__)
     parser.add_argument("--before", help="checkpoint of an earlier release, without references")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--every", type=int, default=1, help="judge every so many samples only")
+    parser.add_argument("--every", type=int, default=1, help="evaluate every N-th sample only")
     parser.add_argument("--pictures", type=Path, help="folder for input | alone | guided | truth")
     arguments = parser.parse_args()
     keep_freed_memory()
@@ -92,11 +89,11 @@ def judge(
     name: str,
     folder: Path | None,
 ) -> dict[str, Values]:
-    """Values of every row, by measure."""
+    """Restore and measure every sample -> the values of every row, by measure."""
     rows: dict[str, Values] = {}
     for index, sample in enumerate(samples):
-        frame = Frame(color=sample.damaged)
-        shown = {"input": sample.damaged}
+        frame = Frame(color=sample.degraded)
+        shown = {"input": sample.degraded}
         for row, restorer in restorers.items():
             shown[row] = restore_frames(restorer, [frame])[0].color
         if sample.references is not None:
@@ -119,7 +116,7 @@ def judge(
 
 
 def sharpness(rgb: torch.Tensor) -> float:
-    """Mean absolute difference to the mean of the four neighbours."""
+    """Average the absolute difference to the mean of the four neighbours."""
     inner = rgb[..., 1:-1, 1:-1]
     around = rgb[..., :-2, 1:-1] + rgb[..., 2:, 1:-1] + rgb[..., 1:-1, :-2] + rgb[..., 1:-1, 2:]
     return float((inner - around / 4).abs().mean())
@@ -140,21 +137,8 @@ def report(values: Values, reference: Values) -> str:
     return " ".join(parts)
 
 
-def resplatted(picture: Picture, number: int, kind: int) -> Picture:
-    generator = torch.Generator().manual_seed(number)
-    recipe = Recipe(splat=SPLATS[kind % 2])
-    return from_tensor(degrade(to_tensor([picture]), recipe, generator), np.uint8)[0]
-
-
-def read(path: Path) -> Picture:
-    stored = cv2.imread(str(path))
-    if stored is None:
-        raise SystemExit(f"{path} cannot be read as a picture")
-    return stored[..., ::-1].copy()
-
-
 def subject(picture: Picture) -> tuple[slice, slice]:
-    """The box around what is not white, on multiples of 8."""
+    """Find the box around all pixels that are not white, on multiples of 8."""
     sides = []
     for axis in (1, 0):
         shown = np.flatnonzero((picture.min(-1) < 250).any(axis))
@@ -164,16 +148,11 @@ def subject(picture: Picture) -> tuple[slice, slice]:
     return sides[0], sides[1]
 
 
-def pictures(*shown: Picture) -> References:
-    return References(Reference(picture=picture) for picture in shown)
-
-
 def talk(data: Path) -> Iterator[Sample]:
-    """A talking head, its first frame as reference, twelve frames over twelve seconds."""
-    with av.open(str(data / "clips" / "talk_a.mp4")) as clip:
-        frames = [f.to_ndarray(format="rgb24") for f in clip.decode(video=0)][::12]
+    """Sample a talking head with its first frame as reference: twelve frames in twelve seconds."""
+    frames = read_talking_head(data)[::12]
     for number, truth in enumerate(frames[1:13], 1):
-        yield Sample(resplatted(truth, number, number), truth, pictures(frames[0]))
+        yield Sample(resplatted(truth, number, number), truth, references_of(frames[0]))
 
 
 def people(data: Path) -> list[Portrait]:
@@ -181,69 +160,74 @@ def people(data: Path) -> list[Portrait]:
 
 
 def portraits(data: Path) -> Iterator[Sample]:
-    """Validation portraits, guided by another photograph, or themselves moved and relit."""
+    """Sample validation portraits, guided by another photograph, or by themselves, warped."""
     known = people(data)
     others = other_pictures(known)
     for number, portrait in enumerate(known):
         generator = torch.Generator().manual_seed(number)
-        damaged = degrade(to_tensor([portrait.pixels]), draw_recipe(generator), generator)
-        degraded = from_tensor(damaged, np.uint8)[0]
+        found = degrade(to_tensor([portrait.pixels]), draw_recipe(generator), generator)
+        degraded = from_tensor(found, np.uint8)[0]
         if np.array_equal(degraded, portrait.pixels):
             continue  # the recipe does nothing
         moved = draw_moved(portrait.pixels, np.random.default_rng(number))
-        yield Sample(degraded, portrait.pixels, pictures(others.get(portrait.name, moved)))
+        yield Sample(degraded, portrait.pixels, references_of(others.get(portrait.name, moved)))
 
 
 def views(avatar: str, thinned: str) -> Callable[[Path], Iterator[Sample]]:
-    """Poses of a thinned avatar, guided by three clean views."""
+    """Sample poses of a thinned avatar, guided by three clean views."""
 
     def samples(data: Path) -> Iterator[Sample]:
-        folder = data / "avatars" / avatar
-        whole = [read(path) for path in sorted((folder / "ref").iterdir())]
-        damaged = [read(path) for path in sorted((folder / thinned).iterdir())]
-        references = pictures(*(whole[view] for view in VIEWS))
+        whole, thin = poses(data, avatar, thinned)
+        references = references_of(*(whole[view] for view in VIEWS))
         for pose in set(range(len(whole))) - set(VIEWS):
-            yield Sample(damaged[pose], whole[pose], references, subject(whole[pose]))
+            yield Sample(thin[pose], whole[pose], references, subject(whole[pose]))
 
     return samples
 
 
 def keys(avatar: str, thinned: str, chosen: Sequence[int]) -> Callable[[Path], Iterator[Sample]]:
-    """Odd poses of a thinned avatar, guided by key pairs of even ones."""
+    """Sample odd poses of a thinned avatar, guided by key pairs of even ones."""
 
     def samples(data: Path) -> Iterator[Sample]:
-        folder = data / "avatars" / avatar
-        whole = [read(path) for path in sorted((folder / "ref").iterdir())]
-        damaged = [read(path) for path in sorted((folder / thinned).iterdir())]
-        pairs = References(Reference(picture=whole[k], render=damaged[k]) for k in chosen)
+        whole, thin = poses(data, avatar, thinned)
+        pairs = References(Reference(picture=whole[k], render=thin[k]) for k in chosen)
         for pose in range(1, len(whole), 2):
-            yield Sample(damaged[pose], whole[pose], pairs, subject(whole[pose]))
+            yield Sample(thin[pose], whole[pose], pairs, subject(whole[pose]))
 
     return samples
 
 
+def poses(data: Path, avatar: str, thinned: str) -> tuple[list[Picture], list[Picture]]:
+    """Read all renders of a whole avatar and of its thinned copy."""
+    folders = (data / "avatars" / avatar / name for name in ("ref", thinned))
+    whole, thin = ([read_picture(path) for path in sorted(f.iterdir())] for f in folders)
+    return whole, thin
+
+
 def talking_avatar(data: Path) -> Iterator[Sample]:
-    """An animated avatar, re-splatted, its first frame as reference."""
+    """Sample an animated avatar, re-splatted, with its first frame as reference."""
     files = sorted((data / "avatars" / "james" / "talk").iterdir())
-    first = read(files[0])
+    first = read_picture(files[0])
     for number in range(12, 53, 4):
-        truth = read(files[number])
-        damaged = resplatted(truth, number, number // 4)
-        yield Sample(damaged, truth, pictures(first), subject(truth))
+        truth = read_picture(files[number])
+        degraded = resplatted(truth, number, number // 4)
+        yield Sample(degraded, truth, references_of(first), subject(truth))
 
 
-def worn(strong: bool) -> Callable[[Path], Iterator[Sample]]:
-    """Portraits under other damage: blur patches, clumps, noise, lost colour."""
+def camera_damage(strong: bool) -> Callable[[Path], Iterator[Sample]]:
+    """Sample portraits without references under other damage than splatting."""
 
     def samples(data: Path) -> Iterator[Sample]:
         for number, portrait in enumerate(people(data)):
             rng = np.random.default_rng((7, number))
-            yield Sample(wear(portrait.pixels, rng, strong=strong), portrait.pixels)
+            degraded = blur_bend_and_fade(portrait.pixels, rng, strong=strong)
+            yield Sample(degraded, portrait.pixels)
 
     return samples
 
 
-def wear(picture: Picture, rng: np.random.Generator, *, strong: bool) -> Picture:
+def blur_bend_and_fade(picture: Picture, rng: np.random.Generator, *, strong: bool) -> Picture:
+    """Degrade a picture by patches of blur, small shifts, lost colour and noise."""
     side = picture.shape[0]
     x = picture.astype(np.float32)
     field = cv2.resize(rng.uniform(0, 1, (5, 5)).astype(np.float32), (side, side), interpolation=2)
@@ -273,7 +257,7 @@ def wear(picture: Picture, rng: np.random.Generator, *, strong: bool) -> Picture
 
 
 def strangers(data: Path) -> Iterator[Sample]:
-    """Portraits guided by somebody else, by bricks, or by noise: nothing may change."""
+    """Sample portraits guided by a stranger, by bricks, or by noise: nothing may change."""
     known = people(data)
     rng = np.random.default_rng(3)
     noise = rng.integers(0, 256, (512, 512, 3), dtype=np.uint8)
@@ -281,8 +265,8 @@ def strangers(data: Path) -> Iterator[Sample]:
     bricks = np.stack([(row // 24 + column // 60) % 2 * 90 + 80] * 3, -1).astype(np.uint8)
     for number, portrait in enumerate(known):
         wrong = (known[(number + 5) % len(known)].pixels, bricks, noise)[number % 3]
-        damaged = resplatted(portrait.pixels, number, number)
-        yield Sample(damaged, portrait.pixels, pictures(wrong))
+        degraded = resplatted(portrait.pixels, number, number)
+        yield Sample(degraded, portrait.pixels, references_of(wrong))
 
 
 SETS: dict[str, Callable[[Path], Iterator[Sample]]] = {
@@ -294,8 +278,8 @@ SETS: dict[str, Callable[[Path], Iterator[Sample]]] = {
     "james talking": talking_avatar,
     "james 25, one key": keys("james", "d25", (10,)),
     "james 25, four keys": keys("james", "d25", (0, 6, 12, 18)),
-    "worn": worn(strong=False),
-    "worn hard": worn(strong=True),
+    "camera damage": camera_damage(strong=False),
+    "strong camera damage": camera_damage(strong=True),
     "wrong references": strangers,
 }
 

@@ -1,10 +1,10 @@
-"""10^5 frames through a server while clients come and go, stall, lie and die.
+"""A soak test: 10^5 frames through a server whose clients come and go, stall, misbehave and die.
 
     python benchmarks/soak.py                    over ZeroMQ, TCP and WebSocket; some minutes
 
-The server runs in a process of its own. It ends with an error if a frame came back wrong, if
-the server's memory, threads or descriptors have grown, if a connection or a port is left, or
-if a thread is left here.
+The server runs in a process of its own. The test fails if a frame comes back wrong, or if the
+server's memory, threads or descriptors have grown. It also fails if a connection, a port or a
+client thread is left.
 """
 
 import multiprocessing
@@ -37,9 +37,9 @@ from splatmend.plugin.server import Engine, GatewayOptions, Server, ServerOption
 
 PORT = 17990
 LIMITS = Limits()
-SILENCE_S = 12  # sessions that say nothing are closed after ten
-GROWN = 1.03  # resident memory, from 10 % of the frames on
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc: what is free is given back, not kept
+SILENCE_S = 12  # the server closes silent sessions after ten
+GROWN = 1.03  # allowed growth of resident memory, from 10 % of the frames on
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc: give freed memory back
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -51,7 +51,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Sample:
-    """The server's process."""
+    """The resources of the server's process."""
 
     frames: int
     megabytes: float
@@ -68,7 +68,7 @@ class Sample:
 
 def main() -> int:
     config = tyro.cli(Config, description=__doc__)
-    os.environ.update(MALLOC)  # else resident memory is the most that ever was
+    os.environ.update(MALLOC)  # otherwise resident memory never falls
     stop = SPAWN.Event()
     process = SPAWN.Process(target=run_server, args=(PORT, stop), daemon=True)
     process.start()
@@ -77,7 +77,7 @@ def main() -> int:
     with Client(crowd.url, ClientOptions(deadline_ms=5000)) as first:
         assert first.wait(30)
     for kind in crowd.kinds:
-        kind(0.5)  # whatever is made once is made now
+        kind(0.5)  # allocations that happen only once happen now
     time.sleep(SILENCE_S)
     samples = [sample(process.pid, tally)]
     began = time.perf_counter()
@@ -87,7 +87,7 @@ def main() -> int:
     seconds = time.perf_counter() - began
     time.sleep(SILENCE_S)
     samples.append(sample(process.pid, tally))
-    crowd.sync(0.1)  # it is still well
+    crowd.sync(0.1)  # the server still works
     stop.set()
     process.join(30)
     say(f"{tally['restored']} frames restored in {seconds:.0f} s: {dict(sorted(tally.items()))}")
@@ -214,7 +214,7 @@ class Crowd:
         self.tally["websocket clients"] += 1
 
     def converse(self, ask: Callable[[Message], Any], frames: int) -> None:
-        """A frame, its answer, and so on; leaves without a bye."""
+        """Send frames and read each answer; leave without a bye."""
         session = ask(Hello(mode="ordered")).session
         for number in range(frames):
             answer = ask(self.request(session, number, self.picture(number)))
@@ -241,7 +241,7 @@ class Crowd:
         return context, dealer
 
     def stalls(self, share: float) -> None:
-        """Sends frames and never reads."""
+        """Send frames and never read."""
         context, dealer = self.dealer()
         dealer.send_multipart([MAGIC, *encode(Hello(mode="ordered"))])
         dealer.poll(5000)
@@ -256,7 +256,7 @@ class Crowd:
         self.tally["stalled clients"] += 1
 
     def stalls_on_tcp(self, share: float) -> None:
-        """Likewise, until neither side's buffers take more."""
+        """Send frames over TCP and never read, until both sides' buffers are full."""
         large = Frame(color=np.zeros((256, 256, 3), np.uint8))
         with socket.create_connection(("127.0.0.1", PORT + 1), 10) as sock:
             sock.sendall(b"".join(join(encode(Hello(mode="ordered")))))
@@ -270,7 +270,7 @@ class Crowd:
         self.tally["stalled tcp clients"] += 1
 
     def dies(self, share: float) -> None:
-        """Goes without a bye, in the middle of its work."""
+        """Leave without a bye, with frames in flight."""
         context, dealer = self.dealer()
         dealer.send_multipart([MAGIC, *encode(Hello())])
         dealer.poll(5000)
@@ -283,7 +283,7 @@ class Crowd:
         self.tally["dead clients"] += 1
 
     def lies(self, share: float) -> None:
-        """Sends junk."""
+        """Send junk."""
         context, dealer = self.dealer()
         dice = random.Random(share)
         for _ in range(50):
@@ -295,7 +295,7 @@ class Crowd:
         self.tally["lying clients"] += 1
 
     def breaks_off(self, share: float) -> None:
-        """Leaves a TCP connection in the middle of a message."""
+        """Close a TCP connection in the middle of a message."""
         data = b"".join(join([*encode(Hello())]))
         frame = MAGIC + struct.pack("<3I", 2, 100, 10_000_000) + bytes(int(1000 * share))
         with suppress(OSError), socket.create_connection(("127.0.0.1", PORT + 1), 5) as sock:

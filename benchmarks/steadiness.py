@@ -1,25 +1,25 @@
-"""What the stabiliser takes off flicker, and what it costs: a portrait of splats that tremble.
+"""Flicker and quality with the stabiliser: a moving portrait of splats that tremble.
 
     python benchmarks/steadiness.py --lpips-weights WEIGHTS [portrait.jpg ...] [--estimate]
 
-Each portrait (without any, scikit-image's astronaut) moves along the demo's path as 2-D Gaussians,
-once sticking to the head and once trembling: places, order, colours and some Gaussians anew in
-each frame. compact mends both, each frame alone and with the stabiliser, which is given the exact
-motion, or estimates it. Printed: the warping error along the exact motion (levels of 255; and of
-what exceeds the true clip's own), LPIPS-Alex from four pixels of AlexNet's grid, PSNR and lag. The
-first frames, in which the stabiliser learns, do not count.
+Each portrait (by default scikit-image's astronaut) becomes 2-D Gaussians that move along the
+demo's path. They stick to the head in one clip and tremble in another. Trembling Gaussians change
+their positions, order, colours and presence in each frame. compact restores both clips, frame by
+frame and with the stabiliser, which gets the exact motion or estimates it.
+
+It prints the warping error along the exact motion, in levels of 255, and the change of its excess
+over the true clip's own. It also prints LPIPS (AlexNet) averaged over four offsets on AlexNet's
+grid, PSNR and lag. The first frames, in which the stabiliser learns, do not count.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from reference_setup import Picture, option_parser, read_picture
 from skimage.data import astronaut
 
 from splatmend.core import (
@@ -41,13 +41,13 @@ from splatmend.training.degradations.resplatting import normalize, place, raster
 SIDE, LEARNING, LOOP = 512, 4, 48
 DAMAGE = SplatOptions(spacing=2.6, detail=1.1, spread=0.65, hardness=0.6, anisotropy=0.4)
 KINDS = {"sticks": Flicker(), "trembles": Flicker(jitter=0.12, order=0.6, color=0.01, drop=0.07)}
-Picture = NDArray[np.uint8]
 
 
 class FromAnyPixel:
-    """LPIPS averaged over crops: AlexNet's grid of 4 pixels prefers what was drawn in step with it.
+    """LPIPS averaged over crops, because AlexNet's grid of 4 pixels prefers aligned detail.
 
-    compact draws in step with it in frames alone, but not where its grid moves along.
+    Detail of compact is aligned with this grid in single frames, but not where its own grid moves
+    with the head.
     """
 
     places = ((0, 0), (1, 2), (2, 1), (3, 3))
@@ -67,40 +67,33 @@ class FromAnyPixel:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = option_parser(__doc__, data=False)
     parser.add_argument("portraits", type=Path, nargs="*", help="512 x 512, face in the middle")
     parser.add_argument("--frames", type=int, default=24)
-    parser.add_argument("--estimate", action="store_true", help="motion, instead of being given it")
-    parser.add_argument("--model", default="compact", help="name or checkpoint of the restorer")
+    parser.add_argument("--estimate", action="store_true", help="estimate the motion")
     parser.add_argument("--lpips-weights", type=Path, help="folder; else downloaded")
     arguments = parser.parse_args()
     keep_freed_memory()
     restorer = load_restorer(arguments.model)
     lpips = FromAnyPixel(load_lpips("alex", arguments.lpips_weights))
-    sources = {p.stem: (read(p), CameraPath((256, 256), zoom=1.1)) for p in arguments.portraits}
-    sources = sources or {"astronaut": (astronaut(), CameraPath((226, 163), zoom=1.75))}
+    path = CameraPath((256, 256), zoom=1.1)
+    portraits = {p.stem: (read_picture(p), path) for p in arguments.portraits}
+    portraits = portraits or {"astronaut": (astronaut(), CameraPath((226, 163), zoom=1.75))}
     print(
         f"{'portrait':20} {'splats':9} {'true':>5} {'input':>6} {'alone':>6} {'steady':>6}", end=""
     )
     print(f" {'change':>7} {'of excess':>9} {'LPIPS':>7} {'PSNR':>9} lag")
-    for name, (picture, path) in sources.items():
+    for name, (picture, path) in portraits.items():
         for kind, trembling in KINDS.items():
             frames, truth = clip(picture, path, trembling, arguments.frames)
             figures = judge(restorer, lpips, frames, truth, estimate=arguments.estimate)
             print(f"{name[:20]:20} {kind:9} {report(figures)}", flush=True)
 
 
-def read(path: Path) -> Picture:
-    picture = cv2.imread(str(path))
-    if picture is None:
-        raise SystemExit(f"{path} cannot be read as a picture")
-    return picture[..., ::-1].copy()
-
-
 def clip(
     picture: Picture, path: CameraPath, trembling: Flicker, count: int
 ) -> tuple[list[Frame], torch.Tensor]:
-    """Frames with exact motion, and the true ones (n, 3, h, w)."""
+    """Render frames with exact motion, and the true ones (n, 3, h, w)."""
     whole, generator = to_tensor([picture]), torch.Generator().manual_seed(0)
     gaussians = place(whole, DAMAGE, generator)
     views = [path.at(i / LOOP, SIDE) for i in range(count)]
@@ -148,7 +141,7 @@ def report(figures: dict[str, dict[str, float]]) -> str:
     row += f" {errors['alone']:6.2f} {errors['steady']:6.2f}"
     row += f" {errors['steady'] / errors['alone'] - 1:+7.1%}"
     excess = errors["alone"] - errors["true"]
-    known = excess > 0.1 * errors["true"]  # a share of next to nothing says nothing
+    known = excess > 0.1 * errors["true"]  # the share of a tiny excess is meaningless
     spared = (errors["steady"] - errors["alone"]) / excess if known else None
     row += f" {'none' if spared is None else f'{spared:+.0%}':>9}"
     row += (

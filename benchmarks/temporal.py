@@ -1,9 +1,9 @@
-"""What the stabiliser costs a 512 x 512 frame, by part, and beside compact in the same run.
+"""Time of the stabiliser for a 512 x 512 frame, by part, and against compact in the same run.
 
     python benchmarks/temporal.py [--threads 2] [--frames 40]
 
-Frames show a texture that drifts and turns. Parts are timed inside a real stream, behind the
-network, whose tensors push everything else out of the caches.
+Frames show a texture that drifts and turns. Parts are timed inside a real stream, after the
+network, whose tensors push all other data out of the caches.
 """
 
 import argparse
@@ -25,12 +25,12 @@ PARTS = {
     "flow": ["between", "settle"],
     "warp": ["carry"],
     "validity": ["is_cut", "compare", "trusted"],
-    "fuse": ["look", "steady_picture", "add_residual", "fuse", "revise"],
+    "fuse": ["look", "antialias_picture", "add_residual", "fuse", "revise"],
 }
 
 
 def clip(frames: int) -> list[Frame]:
-    """A texture at several scales that drifts by 1.3 pixels and turns by 0.2 degrees a frame."""
+    """Draw a texture at several scales that drifts 1.3 pixels and turns 0.2 degrees a frame."""
     rng = np.random.default_rng(0)
     field = np.zeros((SIZE + 128, SIZE + 128, 3), np.float32)
     for sigma in (1.2, 4, 16):
@@ -57,7 +57,7 @@ def clip(frames: int) -> list[Frame]:
 
 
 class Stopwatch:
-    """Collects how long named calls take."""
+    """The durations of named calls."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = {}
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--frames", type=int, default=40)
     arguments = parser.parse_args()
-    keep_freed_memory()  # as the commands do
+    keep_freed_memory()  # like the commands
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(arguments.threads)
 

@@ -1,10 +1,10 @@
-"""What the frame server costs: frames/s against a bare echo and its peers, in one run.
+"""Throughput of the frame server against a bare echo and its peers, in one run.
 
     python benchmarks/transport.py
 
-Servers run in processes of their own. Frames/s through the server, with a restorer that copies
-its input, are compared with a bare DEALER/ROUTER echo that reads every pixel and writes it
-anew, on the same socket options. imagezmq and vidgear join where they are installed.
+Servers run in processes of their own. The restorer copies its input. The bare DEALER/ROUTER echo
+reads and writes every pixel, with the same socket options. imagezmq and vidgear take part if they
+are installed.
 """
 
 import json
@@ -41,11 +41,11 @@ SPAWN = multiprocessing.get_context("spawn")
 class Config:
     size: int = 512
     seconds: float = 1.5
-    """Of each measurement."""
+    """Duration of each measurement."""
     rounds: int = 3
-    """All rows are measured in turn, so often."""
+    """Number of rounds; each measures all rows in turn."""
     out: Path | None = None
-    """Receives the figures as JSON."""
+    """File for the figures as JSON."""
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def report(rows: list[dict[str, Any]], out: Path | None) -> None:
-    """A markdown table, and the same as JSON."""
+    """Write a markdown table, and the same figures as JSON."""
     if out is not None:
         out.write_text(json.dumps(rows, default=str))
     names = list(rows[0])
@@ -83,13 +83,13 @@ def process(target: Callable[..., None], *arguments: Any) -> Iterator[Any]:
 
 
 def echo_server(port: int, keep: bool = False) -> None:
-    """The bare echo: no protocol, no threads, no checks; one pass over the pixels."""
+    """Run the bare echo: no protocol, no threads, no checks; one pass over the pixels."""
     if keep:
         keep_freed_memory()
     url = f"tcp://127.0.0.1:{port}"
     router = zmq.Context().socket(zmq.ROUTER)
     set_common_options(router, url)
-    router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else a full queue swallows the answer
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # otherwise a full queue drops the answer
     router.bind(url)
     while True:
         identity, header, pixels = router.recv_multipart(copy=False)
@@ -106,7 +106,7 @@ def tensor_engine() -> Engine:
 
 
 def smp_server(port: int, engine: Callable[..., Engine], *arguments: Any, credit: int = 1) -> None:
-    keep_freed_memory()  # as `splatmend serve` does
+    keep_freed_memory()  # like `splatmend serve`
     options = ServerOptions(
         urls=(f"tcp://127.0.0.1:{port}",), policy=Policy(credit_local=credit)
     )  # fmt: skip
@@ -153,7 +153,7 @@ def echo_client(port: int, frame: np.ndarray, inflight: int) -> Iterator[None]:
 
 
 def smp_client(port: int, frame: np.ndarray, inflight: int) -> Iterator[None]:
-    """SMP/1 spoken by hand and in as few words as the bare echo, so that the server is measured."""
+    """Speak SMP/1 by hand, as briefly as the bare echo, so that only the server is measured."""
     url = f"tcp://127.0.0.1:{port}"
     planes, data = to_planes(Frame(color=frame))
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
@@ -228,7 +228,7 @@ class Row:
 
 
 def transport(config: Config) -> list[dict[str, Any]]:
-    """Frames/s and time a frame, 1 and 3 in flight; ratios to the bare echo with as many."""
+    """Measure frames/s and time per frame with 1 and 3 in flight, and ratios to the bare echo."""
     of_three = partial(smp_server, credit=3)
     bare = {
         n: Row(f"bare echo, {n} in flight", n, echo_server, (), echo_client, (n,)) for n in (1, 3)
@@ -279,7 +279,7 @@ def available(row: Row) -> bool:
 
 
 def measure(row: Row, port: int, config: Config) -> tuple[float, float, float]:
-    """Frames/s, and the median and 99th percentile of the time between answers, times inflight."""
+    """Measure frames/s, and median and 99th percentile of time between answers times inflight."""
     frames = row.client(port, noise(config.size), *row.with_)
     for _ in range(20):
         next(frames)

@@ -1,10 +1,10 @@
-"""What restore-video costs over the network alone, on this machine, in one run.
+"""Time of restore-video against the network alone, on this machine, in one run.
 
     make bench           (or: python benchmarks/video.py --frames 96 --size 512)
 
-Prints ms a frame of: compact alone, decoding alone, encoding alone, restore-video end to
-end with a restorer that copies its input, and with compact. The ratio of the last to the
-first is the figure to watch; absolute times belong to the machine.
+It prints milliseconds per frame of compact alone and of decoding alone. It then times
+restore-video end to end, with a restorer that copies its input and with compact. Watch the ratio
+of the last to the first; absolute times depend on the machine.
 """
 
 import platform
@@ -32,19 +32,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default="compact")
     options = parser.parse_args()
-    keep_freed_memory()  # as the command does
+    keep_freed_memory()  # like the command
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source.mp4"
         write_clip(source, options.frames, options.size)
         rows: dict[str, list[float]] = {}
-        for _ in range(options.rounds):  # interleaved, so that all see the same machine
+        for _ in range(options.rounds):  # interleaved, so all rows see the same machine load
             for name, value in measure(source, options.model, options.size).items():
                 rows.setdefault(name, []).append(value)
     report({name: statistics.median(values) for name, values in rows.items()}, options.size)
 
 
 def write_clip(path: Path, frames: int, size: int) -> None:
-    """A portrait that drifts by a pixel a frame, as H.264."""
+    """Write a portrait that drifts by a pixel a frame, as H.264."""
     picture = (resize(astronaut(), (size, size)) * 255).astype(np.uint8)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "16"})
@@ -57,7 +57,7 @@ def write_clip(path: Path, frames: int, size: int) -> None:
 
 
 def measure(source: Path, model: str, size: int) -> dict[str, float]:
-    """Milliseconds a frame of each part."""
+    """Measure milliseconds per frame of each part."""
     restorer, copy = load_restorer(model), load_restorer("copy")
     rgb = torch.rand(1, 3, size, size, device=restorer.device)
     for _ in range(3):

@@ -1,7 +1,7 @@
 """One frame in, one frame out. This folder imports none of the others.
 
 The files beside this one are the base: frames, pixels, errors, checkpoints, and the contract of a
-restorer. The rooms stand on it.
+restorer. The rooms build on it.
 
 references/  pictures of the same person, placed and aligned on a frame
 compact/     the small restorer that ships inside

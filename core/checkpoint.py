@@ -29,14 +29,14 @@ _Config = TypeVar("_Config")
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """What a checkpoint says about itself."""
+    """Metadata of a checkpoint."""
 
     architecture: str
-    """Name under which core/restore/registry.py knows how to build it."""
+    """Name by which core/restore/registry.py selects the network."""
     config: Mapping[str, Any]
     """Arguments that rebuild the network."""
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """Where it comes from: steps, data, figures. Never needed for loading."""
+    """Provenance: steps, data, figures. Loading does not read it."""
 
 
 def save_checkpoint(
@@ -48,7 +48,7 @@ def save_checkpoint(
 ) -> None:
     """Write weights under their final name only once the file is whole.
 
-    `dtype` converts floating tensors first: float16 halves the file and is
+    `dtype` converts floating tensors first. float16 halves the file and is
     finer than bfloat16 for weights of this size.
     """
     tensors = {
@@ -105,7 +105,7 @@ def read_header(path: Path) -> CheckpointHeader:
 
 
 def config_from_json(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
-    """`kind(**values)`, with the tuples back that JSON turned into lists.
+    """Build `kind(**values)`; lists become tuples again, which JSON does not have.
 
     Raises:
         TypeError: `kind` has no argument of one of these names.

@@ -1,18 +1,18 @@
-"""Everything Splatmend raises on purpose.
+"""The errors that Splatmend raises.
 
     SplatmendError
     ├── InputError (also ValueError)    a frame, a tensor or an option cannot be used as it came
     ├── ModelError
     │   ├── UnknownModelError           no restorer of that name, no file at that path
-    │   └── CheckpointError             the file is there but is not a checkpoint we can read
-    ├── TrainingError                   a run cannot go on; what it saved is whole
+    │   └── CheckpointError             the file exists but is not a checkpoint that we can read
+    ├── TrainingError                   a run cannot go on; its last save is whole
     └── VideoError
         ├── VideoInputError             nothing could be read: no such file, no video stream
         ├── VideoOutputError            the target cannot be written: read-only, disk full, codec
         └── DamagedInputError           part was read; that part is whole under the final name
 
-Each message says what came, what is allowed and what to do. The command line
-prints it as one line and ends with `exit_code`.
+Each message names the input, the allowed values and the next step. The command
+line prints it as one line and ends with `exit_code`.
 """
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class SplatmendError(Exception):
-    """Root of the tree; catch this to catch all of them."""
+    """The root of the tree; catch this to catch all of them."""
 
     exit_code = 2
 
@@ -68,6 +68,6 @@ class VideoOutputError(VideoError):
 
 
 class DamagedInputError(VideoError):
-    """The input ended early or was damaged; what could be read was written whole."""
+    """The input ended early or was damaged; everything readable was written."""
 
     exit_code = 3

@@ -1,4 +1,4 @@
-"""One picture with its planes, as it travels between files, sockets and restorers."""
+"""One picture with its planes, passed between files, sockets and restorers."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
@@ -17,11 +17,16 @@ _COLOR_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Frame:
-    """A picture and the planes its renderer gave with it.
+    """A picture and the planes that its renderer sent with it.
 
     Colour is display-referred RGB: integers span their type's range, floats
     span [0, 1]. Planes are views, not copies; nothing in this package writes
     into them.
+
+    >>> import numpy as np
+    >>> color = np.zeros((64, 64, 3), np.uint8)
+    >>> Frame(color=color, alpha=np.full((64, 64), 255, np.uint8), pts=40)
+    Frame(color (64, 64, 3) uint8, alpha, pts=40, stream_id='')
 
     Raises:
         InputError: a plane has the wrong shape or dtype.
@@ -36,11 +41,12 @@ class Frame:
     depth: NDArray[np.float32] | None = None
     """(h, w), camera space, in the renderer's units."""
     motion: NDArray[np.floating[Any]] | None = None
-    """(h, w, 2), backward motion in pixels: where this pixel was in the last frame, minus here."""
+    """(h, w, 2), backward motion in pixels: the pixel's place in the last frame minus its place
+    here."""
     pts: int | None = None
     """Presentation time in ticks of the stream's time base."""
     stream_id: str = ""
-    """Frames of one id, in order, are one stream."""
+    """Consecutive frames with the same id form one stream."""
 
     def __post_init__(self) -> None:
         if self.color.ndim != 3 or self.color.shape[2] != 3:
@@ -71,11 +77,11 @@ class Frame:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
+        """Return (height, width) in pixels."""
         return self.color.shape[0], self.color.shape[1]
 
     def with_color(self, color: NDArray[Any]) -> Self:
-        """The same frame with another colour plane."""
+        """Return the same frame with another colour plane."""
         return replace(self, color=color)
 
     def __repr__(self) -> str:

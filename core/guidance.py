@@ -1,4 +1,4 @@
-"""Guidance: a proposed change of a picture, from references, with a confidence for each pixel."""
+"""Guidance: a change that references propose, with a confidence for each pixel."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ class Guidance:
     """
 
     change: Tensor
-    """(n, 3, h, w): how the pictures should change where the reference is right."""
+    """(n, 3, h, w): the proposed change of the pictures."""
     confidence: Tensor
-    """(n, 1, h, w) in [0, 1]; 0 where nothing is known."""
+    """(n, 1, h, w) in [0, 1]; 0 where the references show nothing."""
     exact: bool = False
-    """Whether the change is a key pair's, which may move broad colours and outlines as well."""
+    """Whether the change comes from a key pair and may shift broad colours and outlines too."""
     view: Tensor | None = None
-    """(n, 3, h, w) in [0, 1]: the nearest reference, of a key pair its truth, laid on the pictures
-    by its placement and not aligned further; None where none could be placed."""
+    """(n, 3, h, w) in [0, 1]: the nearest reference, placed on the pictures but not aligned
+    densely. Of a key pair it is the truth. None where no reference could be placed."""
 
     def __post_init__(self) -> None:
         n, channels, height, width = self.change.shape
@@ -44,10 +44,10 @@ class Guidance:
 
     @classmethod
     def joined(cls, parts: "Sequence[Guidance]") -> "Guidance":
-        """Join guidance for pictures of one size into that for a batch of them.
+        """Join the guidance of several pictures of one size into that of a batch.
 
         Raises:
-            InputError: none, some are exact and others not, or some have a view and others not.
+            InputError: no parts, or parts that differ in `exact` or in whether they have a view.
         """
         views = [part.view for part in parts if part.view is not None]
         kinds = {(part.exact, part.view is None) for part in parts}
@@ -62,11 +62,11 @@ class Guidance:
         return cls(change, confidence, parts[0].exact, torch.cat(views) if views else None)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Guidance":
-        """The same with all planes sent through a function: crops, pads, other sizes."""
+        """Apply a function, such as a crop, a pad or a resize, to every plane."""
         view = None if self.view is None else function(self.view)
         return Guidance(function(self.change), function(self.confidence), self.exact, view)
 
     @property
     def planes(self) -> Tensor:
-        """(n, 4, h, w) for a network: the change as far as it is trusted, and the confidence."""
+        """Return a network's input (n, 4, h, w): change times confidence, and confidence."""
         return torch.cat((self.change * self.confidence, self.confidence), 1)

@@ -1,4 +1,4 @@
-"""Freed memory kept for the next frame, where the C library is glibc."""
+"""Freed memory kept for the next frame, on glibc."""
 
 import ctypes
 import sys
@@ -11,15 +11,15 @@ _MMAP_BYTES = 32 << 20  # the most that glibc takes
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep up to 1 GiB that it has freed instead of giving it back at once.
+    """Keep up to 1 GiB of freed memory in this process instead of returning it to the kernel.
 
-    Every frame takes and frees the same tens of megabytes. By its defaults glibc gives them
-    back, and the kernel hands them out again page by page, each cleared first: thousands of
-    page faults a frame (benchmarks/heap.py). The commands call this; a program that
-    restores frames through the library on a CPU does well to call it once, before the first.
+    Every frame takes and frees the same tens of megabytes. By default glibc returns them,
+    and the kernel clears each page before it hands the page out again. That costs thousands
+    of page faults a frame (benchmarks/heap.py). The commands call this function. A program
+    that restores frames on a CPU should call it once, before the first frame.
 
     Returns:
-        False where the C library is another one; then nothing changes.
+        True on glibc; False with another C library, where nothing changes.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,8 +1,8 @@
 """LoRA as data: low-rank changes to a network's weights, read from peft's names and merged.
 
-Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models". For training the
-layers are peft's; for inference their product is added to the weights once and peft is
-not needed. Both give the same picture (tested).
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models". Training uses
+peft's layers. Inference adds their product to the weights once and does not need peft.
+Both give the same picture (tested).
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ PEFT_ALPHA = 8.0  # peft's default, which no upstream file states: the scale is 
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank changes to one network: W + alpha / rank * up @ down, by module name.
+    """Low-rank changes to one network, by module name: W + alpha / rank * up @ down.
 
     `down` is (rank, in) or (rank, in, k, k), `up` (out, rank) or (out, rank, 1, 1).
     """
@@ -34,18 +34,18 @@ class Lora:
 
     @property
     def scale(self) -> float:
-        """Factor of the product."""
+        """Return the factor of the product, alpha / rank."""
         return self.alpha / self.rank
 
     def change(self, name: str) -> Tensor:
-        """What module `name`'s weight gains, float32 in the shape of that weight."""
+        """Return the change of module `name`'s weight, float32 in the shape of that weight."""
         down, up = self.down[name].float(), self.up[name].float()
         product = up.flatten(1) @ down.flatten(1)
         return self.scale * product.view(len(up), *down.shape[1:])
 
 
 def check_lora(lora: Lora) -> None:
-    """See that the halves fit each other and the rank.
+    """Check that the halves fit each other and the rank.
 
     Raises:
         CheckpointError: they do not.
@@ -68,7 +68,7 @@ def check_lora(lora: Lora) -> None:
 
 
 def split_state(state: Mapping[str, Tensor], adapter: str) -> tuple[Lora, dict[str, Tensor]]:
-    """Part a peft state dict into its LoRA and the plain weights beside it.
+    """Split a peft state dict into its LoRA and the plain weights beside it.
 
     Raises:
         CheckpointError: a half of a pair is missing, or shapes and ranks disagree.
@@ -93,13 +93,13 @@ def _module(key: str, half: str, adapter: str) -> str:
     name, _, rest = key.partition(f".{half}.")
     if rest not in (f"{adapter}.weight", "weight"):
         raise CheckpointError(
-            f"{key} belongs to no adapter {adapter!r}: expected {name}.{half}.{adapter}.weight"
+            f"{key} does not belong to adapter {adapter!r}: expected {name}.{half}.{adapter}.weight"
         )
     return name
 
 
 def adapted_weight(parameters: Mapping[str, Tensor], lora: Lora, name: str) -> Tensor:
-    """The weight of a network's `parameters` that a LoRA changes in layer `name`.
+    """Return the weight of a network's `parameters` that a LoRA changes in layer `name`.
 
     Raises:
         CheckpointError: the network lacks that layer or has it in another shape.

@@ -1,4 +1,4 @@
-"""The only place where arrays (h, w, c) become tensors (n, c, h, w) and come back."""
+"""Conversion between arrays (h, w, c) and tensors (n, c, h, w); no other file does it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,8 +19,14 @@ def to_tensor(
 ) -> Tensor:  # (n, c, h, w) float32
     """Stack equally sized (h, w, c) or (h, w) arrays; integers are scaled to [0, 1].
 
+    >>> import numpy as np
+    >>> white = np.full((64, 64, 3), 255, np.uint8)
+    >>> tensor = to_tensor([white, white])
+    >>> tuple(tensor.shape), tensor.max().item()
+    ((2, 3, 64, 64), 1.0)
+
     Raises:
-        InputError: no array, one that is in no list, unequal sizes, or a dtype other than
+        InputError: no array, an array instead of a list, unequal sizes, or a dtype other than
             uint8, uint16, float32.
     """
     if isinstance(arrays, np.ndarray):
@@ -45,8 +51,17 @@ def to_tensor(
 def from_tensor(tensor: Tensor, dtype: DTypeLike) -> list[NDArray[Any]]:
     """Split (n, c, h, w) into n arrays (h, w, c); (h, w) where c is 1.
 
-    Integer dtypes are clamped to [0, 1], scaled and rounded to nearest, so that
-    `from_tensor(to_tensor([a]), a.dtype)` gives `a` back exactly.
+    For integer dtypes values are clamped to [0, 1], scaled and rounded to nearest, so that
+    `from_tensor(to_tensor([a]), a.dtype)` returns `a` exactly.
+
+    >>> import numpy as np
+    >>> picture = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
+    >>> (back,) = from_tensor(to_tensor([picture]), np.uint8)
+    >>> np.array_equal(back, picture)
+    True
+
+    Raises:
+        InputError: a dtype other than uint8, uint16, float32.
     """
     wanted = np.dtype(dtype)
     pixels = tensor.detach().float()
@@ -65,10 +80,10 @@ def _scale(dtype: np.dtype[Any]) -> float:
 
 
 def pad_to_multiple(tensor: Tensor, multiple: int) -> Tensor:
-    """Grow (n, c, h, w) on the right and bottom until `multiple` divides both sides.
+    """Pad (n, c, h, w) on the right and bottom until `multiple` divides both sides.
 
-    Borders are mirrored where the picture is large enough, else repeated: a
-    network that sees zeros beyond the edge darkens the last rows.
+    Borders are mirrored where the picture is large enough, else repeated. Zeros
+    would make a network darken the last rows.
     """
     height, width = tensor.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
@@ -79,5 +94,5 @@ def pad_to_multiple(tensor: Tensor, multiple: int) -> Tensor:
 
 
 def crop_to(tensor: Tensor, size: tuple[int, int]) -> Tensor:
-    """Undo `pad_to_multiple`: the top left (height, width) of (n, c, h, w)."""
+    """Undo `pad_to_multiple`: return the top left (height, width) of (n, c, h, w)."""
     return tensor[..., : size[0], : size[1]]

@@ -1,9 +1,9 @@
-"""The contract that every restorer keeps, and the restorers that ship with the package.
+"""The contract of every restorer, and the restorers that need no weights.
 
-A restorer takes float RGB (n, 3, h, w) in [0, 1], any h and w from 1 up, and
-returns the same shape, dtype and device, in [0, 1]. It pads and crops by itself,
-computes in a precision of its own, reads and writes no random state, and keeps
-nothing between calls: same input, same bytes out.
+A restorer takes float RGB (n, 3, h, w) in [0, 1] with any h and w from 1 up. It
+returns the same shape, dtype and device, in [0, 1]. It pads and crops by itself
+and computes in a precision of its own. It uses no random state and keeps
+nothing between calls: the same input gives the same bytes.
 """
 
 import functools
@@ -34,23 +34,23 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RestorerTraits:
-    """What a restorer says of itself; one that wraps another passes them on."""
+    """Properties of a restorer; a wrapper passes on those of the restorer inside."""
 
     name: str
-    """Short, for tables and logs."""
+    """Short name for tables and logs."""
     _: KW_ONLY
     multiple: int = 1
-    """Sides that this divides need no padding."""
+    """Pictures need no padding where this divides both sides, in pixels."""
     period: int = 1
-    """Crops whose corners lie on multiples of this see the same grid as the whole picture."""
+    """Crops whose corners lie on multiples of this, in pixels, see the whole picture's grid."""
     reach: int = 0
-    """How many pixels away an input pixel can still change an output pixel."""
+    """Largest distance in pixels from an input pixel to an output pixel that it changes."""
     keeps_colors: bool = False
-    """Whether its residual has no low frequencies, so that a colour lock has nothing to do."""
+    """Whether its residual has no low frequencies, so that it needs no colour lock."""
     small: int = 0
-    """Longest side of frames that come out better restored at twice their size; 0: none."""
+    """Longest side in pixels of frames that are better restored at twice their size; 0: none."""
     takes_guidance: bool = False
-    """Whether it fuses by itself what references propose, as a `GuidedRestorer`."""
+    """Whether it is a `GuidedRestorer`, which fuses guidance by itself."""
 
 
 @runtime_checkable
@@ -59,16 +59,16 @@ class Restorer(Protocol):
 
     @property
     def traits(self) -> RestorerTraits:
-        """What its callers must know of it."""
+        """Return the properties that callers rely on."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where it wants its input."""
+        """Return the preferred device of input; input on others is accepted."""
         ...
 
     def __call__(self, rgb: Tensor) -> Tensor:
-        """Restore (n, 3, h, w) in [0, 1]; see the module's contract.
+        """Restore (n, 3, h, w) in [0, 1]; the module states the contract.
 
         Raises:
             InputError: another shape, a dtype that is not floating, or no pixels.
@@ -77,23 +77,23 @@ class Restorer(Protocol):
 
 
 class GuidedRestorer(Restorer, Protocol):
-    """A restorer that fuses what references propose by itself."""
+    """A restorer that fuses guidance from references by itself."""
 
     def __call__(self, rgb: Tensor, guidance: Guidance | None = None) -> Tensor:
-        """Restore (n, 3, h, w); without guidance as any other restorer."""
+        """Restore (n, 3, h, w), with guidance of the same size where there is some."""
         ...
 
 
 def takes_guidance(restorer: Restorer) -> TypeGuard[GuidedRestorer]:
-    """Whether a restorer fuses guidance by itself."""
+    """Tell whether a restorer fuses guidance by itself."""
     return restorer.traits.takes_guidance
 
 
 def restore_guided(restorer: Restorer, rgb: Tensor, guidance: Guidance | None) -> Tensor:
-    """Restore (n, 3, h, w) with guidance of the same size; any restorer can.
+    """Restore (n, 3, h, w) by any restorer with guidance of the same size.
 
-    One that fuses nothing by itself is blended with what the references propose, by their
-    confidence: where that is 0 its answer stands.
+    With exact guidance, or a restorer that does not fuse guidance, the answer is blended with the
+    proposed change by the confidence. Where the confidence is 0 the answer stays as it is.
     """
     if guidance is None:
         return restorer(rgb)
@@ -105,12 +105,12 @@ def restore_guided(restorer: Restorer, rgb: Tensor, guidance: Guidance | None) -
         restored = restorer(rgb)
     proposed = (rgb + guidance.change.to(rgb)).clamp(0, 1)
     trust = guidance.confidence.to(rgb)
-    # a picture's detail may lie beside its place, and no network looks at it here
+    # a reference's detail may be misplaced, and no network checks it here
     return torch.lerp(restored, proposed, trust if guidance.exact else trust.square())
 
 
 def checked(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Refuse what the contract excludes before a restorer's `__call__` sees it."""
+    """Wrap a restorer's `__call__`: refuse input outside the contract, clamp to [0, 1]."""
 
     @functools.wraps(call)
     def wrapper(self: Restorer, rgb: Tensor, *guidance: Guidance | None) -> Tensor:
@@ -129,7 +129,7 @@ def checked(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @dataclass(frozen=True)
 class NetworkRestorer:
-    """A network that predicts the residual of pictures whose sides `traits.multiple` divides."""
+    """A restorer around a network that predicts the residual of padded pictures."""
 
     traits: RestorerTraits
     network: nn.Module
@@ -137,7 +137,7 @@ class NetworkRestorer:
 
     @checked
     def __call__(self, rgb: Tensor, guidance: Guidance | None = None) -> Tensor:
-        """Restore; the network computes in its weights' precision, the rest is float32."""
+        """Restore; the network computes in the precision of its weights, the rest in float32."""
         source = rgb.to(self.device, torch.float32).contiguous()
         padded = pad_to_multiple(source, self.traits.multiple)
         if guidance is not None and self.traits.takes_guidance:
@@ -154,20 +154,20 @@ class NetworkRestorer:
 
 @dataclass(frozen=True)
 class Copy:
-    """Returns its input: what everything around a restorer costs and changes."""
+    """A restorer that returns its input, to measure everything around a restorer."""
 
     device: torch.device
     traits: RestorerTraits = RestorerTraits("copy", keeps_colors=True)
 
     @checked
     def __call__(self, rgb: Tensor) -> Tensor:
-        """A copy of `rgb`."""
+        """Return a copy of `rgb`."""
         return rgb.clone()
 
 
 @dataclass(frozen=True)
 class UnsharpMask:
-    """x + amount * (x - blur(x)): the yardstick that any learned restorer must beat."""
+    """An unsharp mask, x + amount * (x - blur(x)): the baseline for learned restorers."""
 
     device: torch.device
     amount: float = 1.0
@@ -175,11 +175,11 @@ class UnsharpMask:
 
     @property
     def traits(self) -> RestorerTraits:
-        """It reaches as far as its blur."""
+        """Return the properties; the reach is the radius of the blur."""
         return RestorerTraits("unsharp", reach=blur_radius(self.sigma), keeps_colors=True)
 
     @checked
     def __call__(self, rgb: Tensor) -> Tensor:
-        """Sharpen by the difference to a Gaussian blur."""
+        """Sharpen by the difference from a Gaussian blur."""
         source = rgb.float()
         return (source + self.amount * (source - blur(source, self.sigma))).to(rgb.dtype)

@@ -1,4 +1,4 @@
-"""Pictures too large for memory, restored in overlapping tiles without visible seams."""
+"""Overlapping tiles for pictures that are too large for memory, without visible seams."""
 
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -19,10 +19,10 @@ _BLEND = 32  # pixels over which one tile fades into the next
 class Tiled:
     """A restorer that works through larger pictures tile by tile.
 
-    Each tile is restored with up to `reach` pixels around it that are then thrown away,
-    and neighbours are blended over 32 pixels. Where `reach` fits in the overlap, the
-    result is that of the whole picture. `tile` is the side that goes through
-    the network, overlap included; a picture that fits into one tile is not cut.
+    Each tile is restored with a margin of up to `reach` pixels, which is then discarded.
+    Neighbouring tiles are blended over 32 pixels. If the margin holds all of `reach`, the
+    result equals that of the whole picture. `tile` is the side in pixels that the network
+    sees, overlap included. A picture that fits into one tile is not cut.
 
     Raises:
         InputError: a tile smaller than 128 pixels.
@@ -37,13 +37,13 @@ class Tiled:
 
     @property
     def traits(self) -> RestorerTraits:
-        """The inner restorer's; the name tells the side, for a result depends on it."""
+        """Return the inner restorer's, with the tile's side in the name: results depend on it."""
         traits = self.restorer.traits
         return replace(traits, name=f"{traits.name}, tiles of {self.tile}")
 
     @property
     def device(self) -> torch.device:
-        """The inner restorer's."""
+        """Return the inner restorer's device."""
         return self.restorer.device
 
     @checked
@@ -68,11 +68,11 @@ class Tiled:
 
     @property
     def _margin(self) -> int:
-        """Pixels at a tile's inner edges that are not used: a quarter of it at most."""
+        """Return the discarded pixels at a tile's inner edges, at most a quarter of its side."""
         return min(self.restorer.traits.reach, self.tile // 4)
 
     def _starts(self, length: int) -> list[int]:
-        """First pixels of the tiles along one side, on the restorer's own grid."""
+        """Return the first pixels of the tiles along one side, on the restorer's grid."""
         if length <= self.tile:
             return [0]
         step = self.tile - 2 * self._margin - _BLEND
@@ -86,7 +86,7 @@ class Tiled:
         return list(range(0, length - self.tile + step, step))
 
     def _window(self, size: int, start: int, length: int, device: torch.device) -> Tensor:
-        """Weights along one side: 0 in the margin, a ramp, 1; no fading at the picture's edge."""
+        """Return weights along one side: 0 in the margin, a ramp, 1; 1 up to a picture's edge."""
         position = torch.arange(size, device=device, dtype=torch.float32) + 0.5
         window = torch.ones_like(position)
         if start > 0:

@@ -1,15 +1,16 @@
-"""The whole way once: a portrait becomes a splatted clip with sound, and compact mends it.
+"""An end-to-end demo: a portrait becomes a splatted clip with sound, and compact restores it.
 
-compact runs twice: alone, and with one clean frame of the person, the clip's first, as reference.
+compact runs twice: alone, and with the clip's first clean frame as reference.
 
     make demo            (or: python examples/01_demo.py --out demo)
 
-Leaves in demo/:
+It leaves in demo/:
     splatted.mp4   the input: 48 frames of a moving portrait made of 2-D Gaussians, with sound
-    mended.mp4     what restore-video makes of it
+    mended.mp4     the output of restore-video
     reference.png  the first frame as it should look
-    guided.mp4     what restore-video makes of the clip with that reference
+    guided.mp4     the output of restore-video with that reference
     compare.png    splatted, mended, guided and true, whole and the face close up
+    compare.webp   the face in motion: splatted, mended, guided and true
     figures.json   PSNR, SSIM and sharpness against the truth, and speed
 """
 
@@ -75,6 +76,7 @@ def main() -> None:
     middle = arguments.frames // 3
     shown = {name: clip[middle] for name, clip in clips.items()} | {"true": truth[middle]}
     cv2.imwrite(str(out / "compare.png"), side_by_side(shown))
+    write_moving(out / "compare.webp", {**clips, "true": truth})
     for name in names:
         row = " ".join(f"{k} {v:.3f}" for k, v in figures[name].items())
         say(f"{name:>9}: {row}")
@@ -94,9 +96,9 @@ def render(frames: int, side: int) -> tuple[list[Picture], list[Picture]]:
 
 
 def write_clip(path: Path, frames: list[Picture]) -> None:
-    """H.264 with a two-note chime in AAC."""
+    """Write H.264 with a two-note chime in AAC."""
     with av.open(str(path), "w") as container:
-        # x264's code for AVX-512 gives other bytes from run to run (see plugin/video/encoding.py)
+        # x264's AVX-512 code varies from run to run (see plugin/video/encoding.py)
         options = {"crf": "10", "x264-params": "cpu-independent=1"}
         video = container.add_stream("libx264", rate=RATE, options=options)
         video.height, video.width = frames[0].shape[:2]
@@ -125,7 +127,7 @@ def sound(path: Path) -> list[tuple[int | None, bytes]]:
 
 
 def measure(frames: list[Picture], truth: list[Picture]) -> dict[str, float]:
-    """Means over the clip; sharpness is the gradient's energy over that of the truth."""
+    """Measure means over the clip; sharpness is the mean gradient over that of the truth."""
     pairs = list(zip(truth, frames, strict=True))
     return {
         "psnr": float(np.mean([peak_signal_noise_ratio(t, f) for t, f in pairs])),
@@ -140,19 +142,41 @@ def detail(picture: Picture) -> float:
 
 
 def side_by_side(pictures: dict[str, Picture]) -> Picture:
-    """Each picture whole, and below it the face twice as large, under its name (BGR)."""
+    """Show each picture with its name, and below it the face twice as large (BGR)."""
     columns = []
     for name, picture in pictures.items():
         side = len(picture)
         face = picture[side // 5 : side // 5 + side * 3 // 8, side // 4 : 3 * side // 4]
         close = cv2.resize(face, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
-        column = np.vstack([picture, close])[..., ::-1].copy()
-        for color, width in (((0, 0, 0), 4), ((255, 255, 255), 1)):
-            cv2.putText(
-                column, name, (12, 30), cv2.FONT_HERSHEY_SIMPLEX, 0.8, color, width, cv2.LINE_AA
-            )
-        columns.append(column)
+        columns.append(named(np.vstack([picture, close])[..., ::-1].copy(), name))
     return np.hstack(columns)
+
+
+def write_moving(path: Path, clips: dict[str, list[Picture]]) -> None:
+    """Show every second frame of the faces, there and back, as an animated WebP."""
+    names = {"mended": "compact", "guided": "compact + 1 reference", "true": "truth"}
+    frames = []
+    for pictures in zip(*(clip[::2] for clip in clips.values()), strict=True):
+        side = len(pictures[0])
+        crop = np.s_[side // 8 : side * 5 // 8, side // 4 : side * 11 // 16]
+        faces = (
+            named(p[crop][..., ::-1].copy(), names.get(n, n))
+            for n, p in zip(clips, pictures, strict=True)
+        )
+        frames.append(np.hstack(list(faces)))
+    moving = cv2.Animation()
+    moving.frames = frames + frames[-2:0:-1]
+    moving.durations = [2000 // RATE] * len(moving.frames)
+    cv2.imwriteanimation(str(path), moving, [cv2.IMWRITE_WEBP_QUALITY, 80])
+
+
+def named(picture: Picture, name: str) -> Picture:
+    """Write a name on a dark band along the upper border (BGR)."""
+    picture[:28] //= 3
+    cv2.putText(
+        picture, name, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA
+    )
+    return picture
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Frames in, frames out: what a renderer's own loop would call.
+"""Restoration of single frames, as in a renderer's own loop.
 
-    python examples/02_restore_frames.py            prints the size and range of the change
+    python examples/02_restore_frames.py            prints the size of the change
 
-Opaque frames go through as a batch; a frame with alpha is restored inside the box of
-what is visible, and its alpha comes back untouched.
+Opaque frames are restored as a batch. A frame with alpha is restored inside the box around its
+visible pixels, and its alpha stays unchanged.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""A render function, wrapped: its pictures come back restored, all else as it was.
+"""A wrapped render function, which returns restored pictures and leaves other results alone.
 
-    python examples/03_wrap_a_renderer.py           prints what became of four frames
+    python examples/03_wrap_a_renderer.py           prints the result for four frames
 
-Any function that returns an image fits, or an image first: numpy or torch, on any device.
-The server runs in this process here; elsewhere it is `splatmend serve`.
+The function may return an image, or a tuple with an image first: numpy or torch, on any device.
+Here the server runs in this process; elsewhere it is `splatmend serve`.
 """
 
 import sys
@@ -30,7 +30,7 @@ splats = Splats(
 
 
 def render(angle: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """A viewer's own: colour (3, h, w), premultiplied, and alpha (1, h, w)."""
+    """Render like a viewer: premultiplied colour (3, h, w) and alpha (1, h, w)."""
     camera = Camera.look_at((4 * angle, 0.0, -4.0), fov_y=40, size=(128, 160))
     seen = rasterize(splats, camera)
     return seen.color, seen.alpha
@@ -42,7 +42,7 @@ with (
     Client(server.urls[0], ClientOptions(deadline_ms=30000)) as client,
     torch.no_grad(),
 ):
-    client.wait()  # a viewer need not: frames are shown raw until the server is found
+    client.wait()  # optional: until the server is found, frames stay raw
     restoring_render = wrap(render, client, alpha=1)  # the one line
     for frame in range(4):
         raw, _ = render(frame / 100)

@@ -1,9 +1,9 @@
-"""A script that nobody touched, with its renders restored by `splatmend run`.
+"""An unmodified script whose renders `splatmend run` restores.
 
-    python examples/04_unmodified_script.py         runs one, and says what was restored
+    python examples/04_unmodified_script.py         runs one, and prints its restored frames
 
-Real ones import gsplat or diff_gaussian_rasterization, on a GPU; here a stand-in of the same
-signature is made on the fly. With a server (`splatmend serve`), all it takes is
+Real scripts import gsplat or diff_gaussian_rasterization, on a GPU. This example creates a
+stand-in with the same signature. With a server (`splatmend serve`), one command is enough:
 
     splatmend run local_viewer.py --point_path avatar.ply
 """
@@ -45,6 +45,6 @@ with (
     Path(folder, "diff_gaussian_rasterization.py").write_text(RASTERIZER)
     script = Path(folder, "viewer.py")
     script.write_text(SCRIPT)
-    # `splatmend run`, of the Python that runs this
+    # `splatmend run` with this Python
     command = [sys.executable, "-m", "splatmend.plugin.attach.launch", "--url", server.urls[0]]
     subprocess.run([*command, "--deadline-ms", "30000", str(script)], stderr=sys.stdout, check=True)

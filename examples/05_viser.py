@@ -1,9 +1,9 @@
 """A viser viewer whose background images are restored before they are encoded.
 
     python examples/05_viser.py                     shows one image and ends
-    python examples/05_viser.py --stay              stays, for a browser at the address it prints
+    python examples/05_viser.py --stay              runs on, for a browser at the printed address
 
-The server of frames runs in this process here; elsewhere it is `splatmend serve`.
+Here the frame server runs in this process; elsewhere it is `splatmend serve`.
 """
 
 import sys
@@ -28,7 +28,7 @@ with (
     Server([engine], ServerOptions(urls=("tcp://127.0.0.1:0",))) as server,
     attach(viewer, url=server.urls[0], options=ClientOptions(deadline_ms=30000)) as attachment,
 ):
-    viewer.scene.set_background_image(astronaut()[:256, 100:356])  # as any viewer does
+    viewer.scene.set_background_image(astronaut()[:256, 100:356])  # like any viewer
     restored = attachment.counts["viser"]["restored"]
     sys.stdout.write(f"{restored} image restored; http://127.0.0.1:{viewer.get_port()}\n")
     sys.stdout.flush()

@@ -1,9 +1,9 @@
-"""A SIBR viewer and its renderer, with restoration between them; neither is changed.
+"""A restoring proxy between a SIBR viewer and its renderer, both unchanged.
 
-    python examples/06_sibr_proxy.py        ten pictures of a toy renderer, through compact
+    python examples/06_sibr_proxy.py        restores ten pictures of a toy renderer with compact
 
-With real ones: start the renderer as ever (it listens on port 6009), then `splatmend serve` and
-`splatmend sibr`, and connect the viewer to port 6019.
+For a real viewer start its renderer as usual, on port 6009, then `splatmend serve` and
+`splatmend sibr`. Connect the viewer to port 6019.
 """
 
 import json
@@ -24,7 +24,7 @@ noise = np.random.default_rng(0).integers(0, 60, (SIDE, SIDE, 3), np.uint8)
 
 
 def render() -> None:
-    """What network_gui.py does: JSON in; picture, length and text out. They get brighter."""
+    """Serve like network_gui.py: JSON in; picture, length and text out. Pictures get brighter."""
     connection, _ = listener.accept()
     with connection:
         for number in range(PICTURES):

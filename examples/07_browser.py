@@ -1,9 +1,9 @@
-"""A web page whose WebGL canvas is restored: one line in the page, a server beside it.
+"""A web page whose WebGL canvas is restored, by one line in the page and a server.
 
     python examples/07_browser.py           then open the address that it prints
 
-The page is 07_browser.html; docs/browser.md says how to attach to other viewers. Other ports:
-python examples/07_browser.py PAGE GATEWAY (0 takes a free one). Ctrl-C stops it.
+The page is 07_browser.html; docs/browser.md describes other viewers. For other ports use
+python examples/07_browser.py PAGE GATEWAY (0 takes a free port). Ctrl-C stops it.
 """
 
 import sys

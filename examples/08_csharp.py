@@ -1,9 +1,9 @@
-"""A renderer in C#, restored over TCP: a server here, 08_csharp/Program.cs on the other side.
+"""A renderer in C# whose frames are restored over TCP: this server, and 08_csharp/Program.cs.
 
-    python examples/08_csharp.py                    compiles it with Mono and runs it
+    python examples/08_csharp.py                    compiles the program with Mono and runs it
 
-plugin/client/csharp/Splatmend.cs is the whole client; see docs/clients.md. Mono: apt-get install
---no-install-recommends mono-mcs mono-runtime.
+plugin/client/csharp/Splatmend.cs is the whole client; see docs/clients.md. Install Mono by
+apt-get install --no-install-recommends mono-mcs mono-runtime.
 """
 
 import shutil
@@ -22,7 +22,7 @@ if not shutil.which("mcs"):
     sys.exit("the C# compiler is not installed: mcs, of mono-mcs")
 options = ServerOptions(
     urls=("tcp://127.0.0.1:0",), gateway=GatewayOptions(tcp="127.0.0.1:0")
-)  # what `splatmend serve --tcp 127.0.0.1:7879` does
+)  # like `splatmend serve --tcp 127.0.0.1:7879`
 with Server([engine_of(load_restorer("compact"))], options) as server:
     assert server.gateway is not None
     port = server.gateway.addresses["tcp"].split(":")[1]

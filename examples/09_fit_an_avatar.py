@@ -1,12 +1,12 @@
-"""Fit compact to an avatar, made here of a photograph: `splatmend fit avatar.ply fitted/`.
+"""A fit of compact to an avatar that is made of a photograph: `splatmend fit avatar.ply fitted/`.
 
-    python examples/09_fit_an_avatar.py --lpips-weights FOLDER    (without: they are downloaded)
+    python examples/09_fit_an_avatar.py --lpips-weights FOLDER    (by default downloaded)
 
-Some 13 minutes on two CPU cores with bfloat16. Leaves in fitted/:
+It takes about 13 minutes on two CPU cores with bfloat16, and leaves in fitted/:
     avatar.ply            44,000 Gaussians on a guessed relief of the head; views in whole/
-    thin.ply              a tenth of them, to be mended; views in thin/
-    adapter.safetensors   what compact learned from every other view
-    keys/                 those views, as key pairs
+    thin.ply              a tenth of them, to be restored; views in thin/
+    adapter.safetensors   the adapter, trained on every other view
+    keys/                 the training views as key pairs
     evaluation/           figures, and a picture of the views between
 """
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("fitted"))
     parser.add_argument("--lpips-weights", type=Path)
     parser.add_argument("--steps", type=int, default=FitConfig.steps)
-    parser.add_argument("--frames", type=int, default=20, help="views, half of them to judge by")
+    parser.add_argument("--frames", type=int, default=20, help="views, half of them for evaluation")
     parser.add_argument("--side", type=int, default=512, help="pixels of a view's side")
     arguments = parser.parse_args()
     keep_freed_memory()

@@ -1,6 +1,6 @@
-"""Memory along a stream: a restorer that does not flicker. Imports core.
+"""Memory along a stream: restoration of a video without flicker. Imports core.
 
-`stream` is a restorer with memory, for files and for live frames. `loss` is the temporal loss of
+`stream` restores frames with memory, for files and for live frames. `loss` is the temporal loss of
 training.
 
 motion/      optical flow, warping, occlusion, cuts

@@ -1,4 +1,4 @@
-"""The loss on clips: what is wrong with a frame must be wrong in the same way one frame later.
+"""The temporal loss on clips: it penalises errors that change from frame to frame.
 
 Clips are (n, k, 3, h, w) in [0, 1]; their motion is (n, k - 1, 2, h, w), backward flow in
 pixels from frame t + 1 to frame t (see `splatmend.temporal.motion.warping`); its validity is
@@ -17,19 +17,19 @@ __all__ = ["chain_motion", "self_condition", "temporal_difference", "temporal_lo
 def temporal_loss(
     ours: Tensor, target: Tensor, flow: Tensor, valid: Tensor, *, reach: int = 1
 ) -> Tensor:
-    """Warping error relative to the target's own, pixel by pixel -> (n,); the target scores 0.
+    """Compute the warping error relative to the target's, (n,); the target scores 0.
 
-    L = mean(M |d(ours) - d(target)|), d(y) = y_t - warp(y_{t - reach}). Because warping is
-    linear this is the error ours - target, less the same error carried along by the motion:
-    a steady error costs nothing here, whether it blurs or sharpens, and a flickering one
-    costs all of it. The plain mean(M |d(ours)|) of Lai et al. 2018, "Learning Blind Video
-    Temporal Consistency", would pay for blur.
+    L = mean(M |d(ours) - d(target)|), d(y) = y_t - warp(y_{t - reach}). Warping is linear, so
+    this is the error ours - target, less the same error moved along the motion. A constant
+    error, such as blur, costs nothing here, and a flickering one costs all of it. The plain
+    mean(M |d(ours)|) of Lai et al. 2018, "Learning Blind Video Temporal Consistency", would
+    reward blur.
 
     Args:
         ours: Restored clips; the gradient flows into all of their frames.
         target: Clean clips.
         flow: Motion of the clean clips.
-        valid: Where that motion holds.
+        valid: Mask or weight of correct motion.
         reach: Frames between the two compared; more than 1 sees drift that single steps hide.
 
     Raises:
@@ -48,9 +48,9 @@ def temporal_loss(
 
 
 def temporal_difference(clip: Tensor, flow: Tensor) -> Tensor:
-    """y_t - warp(y_{t - r}), one for each flow.
+    """Compute y_t - warp(y_{t - r}) for each flow.
 
-    `clip` is (n, k, c, h, w), `flow` (n, k - r, 2, h, w) reaches r frames back; the result
+    `clip` is (n, k, c, h, w), `flow` (n, k - r, 2, h, w) reaches r frames back. The result
     is (n, k - r, c, h, w).
     """
     steps = flow.shape[1]
@@ -60,11 +60,11 @@ def temporal_difference(clip: Tensor, flow: Tensor) -> Tensor:
 
 
 def chain_motion(flow: Tensor, valid: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-    """Motion over `reach` frames from the motion of single steps.
+    """Chain the motion of single steps to motion over `reach` frames.
 
     Returns:
-        Flow (n, k - reach, 2, h, w) and validity (n, k - reach, 1, h, w) of its dtype: a
-        pixel counts if every step on its way did.
+        Flow (n, k - reach, 2, h, w) and validity (n, k - reach, 1, h, w), in its dtype. A
+        pixel is valid if every step on its way is.
 
     Raises:
         InputError: a reach that is not in [1, k - 1].
@@ -94,13 +94,12 @@ def self_condition(
     chance: Tensor,
     share: float = 0.5,
 ) -> Tensor:
-    """Clips to restore once more, in which the network meets its own past -> like `degraded`.
+    """Mix a network's own past into clips that it restores again -> like `degraded`.
 
-    In a `share` of the clips every frame but the first is mixed, by some amount, with what
-    was made of the frame before, carried along by the motion. Which clips and how much is
-    the caller's choice: `chance` (n, 2) holds two even numbers in [0, 1) for each. A
-    network that must reach the target from there too does not add its own faults up from
-    frame to frame. No gradient flows through the past.
+    In a `share` of the clips every frame but the first is mixed with the restored last frame,
+    moved along the motion. The caller draws the clips and amounts: `chance` (n, 2) holds two
+    uniform numbers in [0, 1) for each. A network that learns to reach the target from such
+    clips does not accumulate its own errors. No gradient flows through the past.
 
     Raises:
         InputError: shapes that do not fit, or a share outside [0, 1].

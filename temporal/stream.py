@@ -31,14 +31,14 @@ from splatmend.temporal.planes.operations import Plane
 from splatmend.temporal.stabilizer.fusion import (
     Past,
     TemporalOptions,
+    antialias_picture,
     carry,
     compare,
     fuse,
     revise,
-    steady_picture,
     trusted,
 )
-from splatmend.temporal.stabilizer.grid_offset import Anchor, restore_anchored
+from splatmend.temporal.stabilizer.grid_offset import GridOffset, restore_with_offset
 from splatmend.temporal.stabilizer.state import Memory, add_residual, look, place
 
 __all__ = ["Stream", "warm_up"]
@@ -46,42 +46,49 @@ __all__ = ["Stream", "warm_up"]
 Box = tuple[slice, slice]
 State = dict[str, NDArray[Any]]
 
-_FUSED = ("steadied", "residual", "colors", "residual_colors", "energies", "unrest", "lasts")
+_FUSED = (
+    "antialiased", "residual", "colors", "residual_colors", "energies", "usual_flicker",
+    "persistence",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class _Last:
-    """Everything a stream remembers: its last frame and what became of it."""
+    """The memory of a stream: its last frame and the answer to it."""
 
     frame: Frame
-    """As it came, in copies of its own."""
+    """The input, copied."""
     color: NDArray[Any]
-    """The answer's colour."""
+    """The colour of the answer."""
     box: Box
     """The part of the frame that was restored; `memory` has its size."""
     memory: Memory
-    anchor: Anchor
+    offset: GridOffset
     repeats: int = 0
-    """How many times in a row the answer was given again."""
+    """Number of times in a row that the answer was repeated."""
     choice: Choice = ()
-    """The references that guided it."""
+    """References that guided it."""
     settled: bool = True
-    """Whether these are the best for it: they may still fade in."""
+    """Whether the references have finished fading in."""
 
 
 class Stream:
-    """Restores the frames of one source in order, each with what the last one left.
+    """Restores the frames of one source in order, with memory of the last frame.
 
-    Causal, and bounded: it keeps the last frame, its answer and one residual. The network
-    sees one frame at a time, so that the answers depend on the frames alone and not on how
-    they were grouped; its grid goes along with what it restores
-    (temporal/stabilizer/grid_offset.py). Starts anew on a cut, another size, dtype or kind of
-    alpha, another `stream_id`, and a step of `pts` beyond `TemporalOptions.max_gap`.
+    A stream is causal and its memory bounded: the last frame, its answer and one residual. The
+    network sees one frame at a time, so the answers do not depend on how frames are grouped.
+    The network's grid moves along with the picture (temporal/stabilizer/grid_offset.py).
 
-    A frame whose visible picture is byte for byte the last one gets the last answer,
-    without the network. Not for two threads at once.
+    The memory is reset by a cut, another size, dtype or kind of alpha, another `stream_id`, and a
+    step of `pts` beyond `TemporalOptions.max_gap`. A frame whose visible pixels equal the last
+    one's gets the last answer, without the network. With references, the nearest of them
+    guide each frame and fade into one another. A stream is not for two threads at once.
 
-    With references each frame is guided by the nearest of them; they fade into one another.
+    >>> import numpy as np
+    >>> stream = Stream(load_restorer("compact", device="cpu"))
+    >>> frames = [Frame(color=np.zeros((64, 64, 3), np.uint8), pts=pts) for pts in (0, 40)]
+    >>> [answer.pts for answer in stream.restore(frames)]
+    [0, 40]
     """
 
     def __init__(
@@ -95,18 +102,18 @@ class Stream:
         self._restorer = restorer
         self._restore = restore_options or RestoreOptions()
         self.guide = as_guide(references, self._restore)
-        """The references, prepared; `guide.fit` says in how many frames they fit. None: none."""
+        """The prepared references, or None; `guide.fit` counts the frames that they fit."""
         self._temporal = temporal_options or TemporalOptions()
         self.flow: FlowEstimator = load_flow(self._temporal.flow, device=restorer.device)
-        """Finds the motion of frames that bring none."""
+        """Estimator of motion for frames that carry none."""
         self._last: _Last | None = None
 
     def reset(self) -> None:
-        """Forget everything; the next frame is restored as a frame alone."""
+        """Clear the memory; the next frame is restored by itself."""
         self._last = None
 
     def restore(self, frames: Sequence[Frame]) -> list[Frame]:
-        """Restore frames in the order of the stream; every plane but colour is passed through.
+        """Restore frames in the order of the stream; planes other than colour pass through.
 
         Raises:
             InputError: the restorer's device has no estimator, or a frame does not fit.
@@ -114,9 +121,9 @@ class Stream:
         return [self._next(frame) for frame in frames]
 
     def export_state(self) -> State:
-        """The memory as arrays that belong to the caller; empty before the first frame.
+        """Return a copy of the memory as arrays; empty before the first frame.
 
-        A stream with the same restorer and options that imports it goes on to the same bytes.
+        A stream with the same restorer and options that imports it gives the same bytes.
         """
         last = self._last
         if last is None:
@@ -132,17 +139,17 @@ class Stream:
             "output": last.color,
             **{name: getattr(last.memory, name) for name in _FUSED},
             "numbers": np.array(numbers, np.int64),
-            "anchor": np.array([last.anchor.right, last.anchor.down]),
+            "anchor": np.array([last.offset.right, last.offset.down]),
             **pack_choice(last.choice),
             "stream_id": np.array(frame.stream_id),
         }
         return {name: array.copy() for name, array in state.items()}
 
     def import_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Take up what `export_state` gave.
+        """Continue from a state of `export_state`.
 
         Raises:
-            InputError: it is not a state, or not of this release.
+            InputError: not a state, or a state of another release.
         """
         self.reset()
         if not state:
@@ -151,7 +158,7 @@ class Stream:
             self._last = _last_of(state, self._restore, self._restorer.device)
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise InputError(
-                f"this is no state of a stream ({error!r}): pass what export_state returned"
+                f"this is not the state of a stream ({error!r}): pass the result of export_state"
             ) from error
 
     def _next(self, frame: Frame) -> Frame:
@@ -172,43 +179,43 @@ class Stream:
         box, seen = laid_out.box, _look(own, laid_out, age)
         before = self._before(last, box)
         motion = None if before is None or still else self._motion(frame, box, before, seen)
-        anchor = Anchor() if last is None else last.anchor
+        offset = GridOffset() if last is None else last.offset
         if before is not None and motion is not None and self._temporal.anchor:
-            anchor = anchor.along(motion, before.residual, self._restorer.traits.multiple)
+            offset = offset.along(motion, before.residual, self._restorer.traits.multiple)
         guided = self._guided(frame, laid_out, last)
-        # a GPU is only told to begin here, and works while the picture is compared with the last
-        restored = self._pass(laid_out, anchor, frame.size, guided)
+        # a GPU starts here and works while the picture is compared with the last one
+        restored = self._pass(laid_out, offset, frame.size, guided)
         estimated = frame.motion is None
         past = None if before is None else self._look_back(before, motion, seen, estimated)
-        began = last is None or (anchor == Anchor() and not last.choice)
-        if past is None and not began:  # a cut, where all begins anew
-            anchor = Anchor()
+        began = last is None or (offset == GridOffset() and not last.choice)
+        if past is None and not began:  # a cut resets the memory
+            offset = GridOffset()
             guided = self._guided(frame, laid_out, None)
-            restored = self._pass(laid_out, anchor, frame.size, guided)
+            restored = self._pass(laid_out, offset, frame.size, guided)
         picture = _pixels(restored)
         memory = add_residual(seen, picture)
         if past is not None:
             fresh, memory = memory, fuse(memory, past, self._temporal)
-            revised = torch.from_numpy(revise(picture, fresh, memory))
-            restored = revised.permute(2, 0, 1)[None].to(restored.device)
+            revised = torch.from_numpy(revise(picture, fresh, memory)).permute(2, 0, 1)[None]
+            restored = _between(revised.to(restored.device), restored, guided)
         answer = take_back(frame, laid_out, restored)
         # a network that overflows once must not spoil the rest of the stream
         sound = np.isfinite(cv2.norm(memory.residual))
         color, choice = answer.color.copy(), self._chosen(guided)
         settled = guided is None or guided.stays
-        kept = _Last(own, color, box, memory, anchor, choice=choice, settled=settled)
+        kept = _Last(own, color, box, memory, offset, choice=choice, settled=settled)
         self._last = kept if sound else None
         return answer
 
     def _guided(self, frame: Frame, laid_out: LaidOut, last: _Last | None) -> Guided | None:
-        """What the references say about a picture, going on from those of the last one."""
+        """Guide a picture by the references, starting from the choice for the last one."""
         if self.guide is None:
             return None
         before = () if last is None else last.choice
         return guide_frame(self.guide, frame, laid_out, self._restore, before)
 
     def _chosen(self, guided: Guided | None) -> Choice:
-        """Count what a frame was restored with, and go on from there."""
+        """Count a guided frame and return its choice of references."""
         if self.guide is None or guided is None:
             return ()
         self.guide.count(guided)
@@ -217,16 +224,16 @@ class Stream:
     def _pass(
         self,
         laid_out: LaidOut,
-        anchor: Anchor,
+        offset: GridOffset,
         size: tuple[int, int],
         guided: Guided | None,
     ) -> Tensor:
         options = self._restore.sized(self._restorer, size)
         guidance = None if guided is None else guided.guidance
-        return restore_anchored(self._restorer, laid_out.rgb, anchor, options, guidance)
+        return restore_with_offset(self._restorer, laid_out.rgb, offset, options, guidance)
 
     def _before(self, last: _Last | None, box: Box) -> Memory | None:
-        """What the last frame left, as one of this box; None where nothing is to be kept."""
+        """Return the last frame's memory, placed in this box; None where it is not used."""
         if last is None or self._temporal.gain == self._temporal.input_gain == 0:
             return None
         if last.box == box:
@@ -234,7 +241,7 @@ class Stream:
         return place(last.memory, last.box, box, ground=self._restore.matte)
 
     def _motion(self, frame: Frame, box: Box, before: Memory, seen: Memory) -> Plane:
-        """Backward flow (h, w, 2) of the box: the renderer's, else estimated."""
+        """Return backward flow (h, w, 2) of the box: the renderer's, or an estimate."""
         if frame.motion is not None:
             return _float32(frame.motion[box])
         motion = self.flow.between(before.seen, seen.seen)
@@ -243,17 +250,17 @@ class Stream:
     def _look_back(
         self, before: Memory, motion: Plane | None, seen: Memory, estimated: bool
     ) -> Past | None:
-        """What `before` says about the picture that is `seen` now; None after a cut."""
+        """Compare the last memory with the current picture; None after a cut."""
         carried, between = carry(before, motion)
         if is_cut(carried.brightness, seen.brightness):
             return None
         compared = compare(carried, between, seen)
         trust = trusted(carried, compared, seen, self._temporal)
-        steadied = steady_picture(seen, carried, compared, trust, self._temporal)
-        return Past(steadied, carried, compared, trust, estimated)
+        antialiased = antialias_picture(seen, carried, compared, trust, self._temporal)
+        return Past(antialiased, carried, compared, trust, estimated)
 
     def _follows(self, frame: Frame, last: Frame) -> bool:
-        """Whether a frame can be the next one, as far as its labels say."""
+        """Tell by size, kind, `stream_id` and `pts` whether a frame continues the stream."""
         kinds = [(f.size, f.color.dtype, f.alpha is None, f.alpha_kind) for f in (frame, last)]
         if kinds[0] != kinds[1] or frame.stream_id != last.stream_id:
             return False
@@ -263,7 +270,7 @@ class Stream:
         return 0 < frame.pts - last.pts <= longest
 
     def _repeat(self, frame: Frame, last: _Last) -> Frame:
-        """The last answer again; beyond the alpha box, where nothing is visible, the input."""
+        """Repeat the last answer; outside the alpha box, where nothing is visible, the input."""
         color = frame.color.copy()
         color[last.box] = last.color[last.box]
         seen = replace(last.frame, pts=frame.pts)
@@ -272,9 +279,9 @@ class Stream:
 
 
 def warm_up() -> None:
-    """Compile what streams are made of now, and not while their first frames wait.
+    """Compile the code of streams before their first frame.
 
-    Takes some ten seconds once on a machine, and less than one in every later process.
+    This takes about ten seconds once on a machine, and less than one in every later process.
     """
     y, x = np.mgrid[:32, :32]
     pictures = [np.stack([4 * x + shift, 4 * y, x + y], -1).astype(np.uint8) for shift in (0, 4)]
@@ -284,7 +291,7 @@ def warm_up() -> None:
 def _last_of(
     state: Mapping[str, NDArray[Any]], options: RestoreOptions, device: torch.device
 ) -> _Last:
-    """The inverse of `Stream.export_state`; what is missing there follows from the frame."""
+    """Invert `Stream.export_state`; the remaining planes are computed from the frame."""
     age, repeats, has_pts, pts, premultiplied, settled = (int(n) for n in state["numbers"])
     frame = Frame(
         color=state["input"].copy(),
@@ -302,14 +309,25 @@ def _last_of(
     if any(plane.shape != getattr(memory, name).shape for name, plane in fused.items()):
         raise ValueError("planes of several sizes")
     memory = replace(memory, **fused)
-    anchor = Anchor(*(int(n) for n in state["anchor"]))
+    offset = GridOffset(*(int(n) for n in state["anchor"]))
     choice = unpack_choice(state)
     output, box = state["output"].copy(), laid_out.box
-    return _Last(frame, output, box, memory, anchor, repeats, choice, bool(settled))
+    return _Last(frame, output, box, memory, offset, repeats, choice, bool(settled))
+
+
+def _between(revised: Tensor, restored: Tensor, guided: Guided | None) -> Tensor:
+    """Return the stabilised picture, but the restored one where references are trusted.
+
+    Detail from a reference rests on an alignment that is averaged over frames; the stabiliser
+    would only soften it. A key pair's detail lies on the frame's own picture, which may flicker.
+    """
+    if guided is None or guided.guidance.exact:
+        return revised
+    return torch.lerp(revised, restored, guided.guidance.confidence.to(revised.dtype))
 
 
 def _looks_same(frame: Frame, last: _Last) -> bool:
-    """Whether what is visible of a frame is byte for byte what the last one showed."""
+    """Tell whether the visible pixels of a frame equal those of the last one."""
     pairs = [(frame.color[last.box], last.frame.color[last.box])]
     if frame.alpha is not None and last.frame.alpha is not None:
         pairs.append((frame.alpha, last.frame.alpha))
@@ -318,7 +336,7 @@ def _looks_same(frame: Frame, last: _Last) -> bool:
 
 
 def _look(frame: Frame, laid_out: LaidOut, age: int) -> Memory:
-    """What the picture of a frame leaves to the next; `frame` belongs to the stream."""
+    """Make the memory of a frame's picture; `frame` must be the stream's own copy."""
     box = laid_out.box
     opaque = frame.alpha is None and frame.color.dtype == np.uint8
     seen = frame.color if opaque else from_tensor(laid_out.rgb, np.uint8)[0]
@@ -328,17 +346,17 @@ def _look(frame: Frame, laid_out: LaidOut, age: int) -> Memory:
 
 
 def _own(frame: Frame) -> Frame:
-    """Copies of the planes that are kept: a renderer may write its next frame into the same."""
+    """Copy the kept planes: a renderer may reuse its buffers for the next frame."""
     alpha, depth = (None if p is None else p.copy() for p in (frame.alpha, frame.depth))
     return replace(frame, color=frame.color.copy(), alpha=alpha, depth=depth, motion=None)
 
 
 def _pixels(picture: Tensor) -> NDArray[np.float32]:
-    """(1, c, h, w) on any device -> (h, w, c) float32; (h, w) where c is 1."""
+    """Convert (1, c, h, w) on any device to (h, w, c) float32, or (h, w) where c is 1."""
     return from_tensor(picture, np.float32)[0]
 
 
 def _float32(motion: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    if motion.dtype == np.float16:  # numpy itself is slow at these
+    if motion.dtype == np.float16:  # numpy converts these slowly
         return torch.from_numpy(motion.copy()).float().numpy()
     return motion.astype(np.float32, order="C")

@@ -63,7 +63,8 @@ def test_demo(tmp_path: Path, side: int) -> None:
     assert figures["guided"]["ssim"] > figures["mended"]["ssim"]
     assert cv2.imread(str(tmp_path / "compare.png")).shape == (side + side * 3 // 4, 4 * side, 3)
     assert {p.name for p in tmp_path.iterdir()} == {
-        "splatted.mp4", "mended.mp4", "guided.mp4", "reference.png", "compare.png", "figures.json"
+        "splatted.mp4", "mended.mp4", "guided.mp4", "reference.png", "compare.png",
+        "compare.webp", "figures.json",
     }  # fmt: skip
 
 

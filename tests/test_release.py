@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from splatmend.plugin.cli import restore_video
+from splatmend.plugin.video.command import restore_video
 
 ROOT = next(p for p in Path(__file__).resolve().parents if (p / "pyproject.toml").exists())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -1,16 +1,16 @@
-"""Making restorers: data, losses, the loop, evaluation. Imports core and temporal, never plugin.
+"""The training of restorers: data, losses, the loop, evaluation.
 
-`config` is a training run as one value.
+It imports core and temporal, never plugin. `config` describes a training run as one value.
 
 gaussians/     3-D Gaussians: PLY files, rasterisers, harmonics
 faces/         faces found, cut out, parsed
-degradations/  synthetic damage
+degradations/  synthetic degradations
 prepare/       pictures and clips to pairs on disk
 avatars/       pairs from avatars
 key_pairs/     key pairs for a light avatar
-data/          what the loop draws from
-models/        what is trained
-losses/        what it is trained by
+data/          portraits, pairs, sequences, and the batches drawn from them
+models/        the networks in training
+losses/        the loss and its terms
 train/         the loop, resuming, `fit`
 evaluate/      metrics and tables
 """

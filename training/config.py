@@ -1,78 +1,98 @@
-"""What a training run is, as one frozen value.
+"""A training run as one frozen value, put together from groups of settings.
 
-Every field is an option of `splatmend train` and a key of its TOML files. Later words win:
-the preset of the kind of run, then the file, then the options on the command line.
+Every field is an option of `splatmend train`, `train-adapter` or `train-turbo`, and a key of their
+TOML files. `training/train/options.py` says which command has which group.
 """
 
-import sys
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import tyro
+from typing import Literal
 
 from splatmend.core.errors import InputError
 
 __all__ = [
-    "PRESETS",
     "SPLAT_TARGETS",
+    "CompactNetworks",
+    "CompactPool",
+    "Data",
+    "Holdout",
+    "LossNetworks",
+    "LossTerms",
     "LossWeights",
+    "Machine",
+    "Manifests",
+    "Optimizer",
+    "Output",
+    "PairFolders",
+    "Pool",
+    "Portraits",
+    "Rank",
+    "Run",
+    "Sequences",
+    "StillShare",
     "TrainConfig",
     "TurboTraining",
-    "parse_config",
+    "Validation",
 ]
 
 SPLAT_TARGETS = 0.45
 """Share of the targets that are fine splats, unless a run says otherwise."""
 
-Preset = Literal["compact", "adapter", "turbo"]
-
 
 @dataclass(frozen=True)
-class LossWeights:
+class LossTerms:
     """Weights of the loss terms; 0 leaves a term out."""
 
     l1: float = 2.0
+    """Mean absolute error."""
     log_mse: float = 0.2
-    """0.1 of it is 1 dB of PSNR, whatever the damage: light damage must not get worse."""
+    """Logarithm of the mean squared error: 0.1 of it is 1 dB of PSNR, for light damage too."""
     lpips_vgg: float = 1.0
+    """LPIPS (VGG)."""
     lpips_alex: float = 0.5
+    """LPIPS (AlexNet)."""
     lpips_knee: float = 0.0
-    """Above it LPIPS counts by its logarithm, so that a change of light damage weighs as much as
-    the same share of heavy damage; 0 takes LPIPS as it is. No weight, but a distance."""
+    """A distance, not a weight. Above it LPIPS counts by its logarithm, so that light damage weighs
+    as much as heavy damage. 0 takes LPIPS as it is."""
     gram: float = 0.07
     """Gram distance of VGG features, per sample (Gatys et al. 2016)."""
     dists: float = 0.0
-    """Structure and texture (Ding et al. 2020)."""
+    """Structure and texture (DISTS, Ding et al. 2020)."""
     identity: float = 0.0
-    """1 - cosine of a face embedding, of whole crops: they must be aligned faces."""
+    """1 - cosine of a face embedding of whole crops, which must be aligned faces."""
     adversarial: float = 0.0
     """Hinge loss of small heads on frozen VGG features (training/losses/adversarial.py)."""
     temporal: float = 4.0
-    """With `temporal` only: change of the error along the exact motion (temporal/loss.py)."""
+    """With --temporal: change of the error along the exact motion (temporal/loss.py)."""
+
+
+@dataclass(frozen=True)
+class LossWeights(LossTerms):
+    """Weights of the loss terms; 0 leaves a term out."""
+
     shift_mean: float = 0.0
-    """With `temporal` on shifts: L1 to the mean of what `teacher` answers to all crops of a
-    sequence (training/losses/shift_mean.py)."""
+    """With --temporal on shifts: L1 to the mean of the teacher's answers to all crops of a sequence
+    (training/losses/shift_mean.py)."""
 
 
 @dataclass(frozen=True)
 class TurboTraining:
-    """What only turbo has; the ranks and targets are pix2pix-turbo's, the rest the seed's."""
+    """Settings of turbo. Ranks and targets are those of pix2pix-turbo."""
 
     sd_turbo: str | None = None
-    """Folder of SD-Turbo, or "download"; without it SPLATMEND_SD_TURBO or the hub's cache."""
+    """Folder of SD-Turbo, or "download". Without it, SPLATMEND_SD_TURBO or the hub's cache."""
     rank_unet: int = 16
+    """Rank of the LoRA in the UNet."""
     rank_vae: int = 8
+    """Rank of the LoRA in the autoencoder."""
     decoder_only: bool = False
-    """No LoRA in the autoencoder's encoder, as Difix; by default in both halves."""
+    """Put no LoRA into the autoencoder's encoder, as Difix does. By default both halves have it."""
     timestep: int = 999
-    """Where the one step starts: 999 is SD-Turbo's own, 199 is kinder to detail (Difix)."""
+    """Where the one step starts: 999 is SD-Turbo's own, 199 keeps more detail (Difix)."""
     input_range: Literal["01", "pm1"] = "01"
-    """What the encoder sees: [0, 1] as img2img-turbo, or [-1, 1] as Difix."""
+    """Range that the encoder takes: [0, 1] as img2img-turbo, or [-1, 1] as Difix."""
     prompt: str = ""
-    """Words behind every picture; embedded once and stored in the checkpoint."""
+    """Prompt of every picture; embedded once and stored in the checkpoint."""
     skip_dropout: float = 0.3
     """Chance that a sample loses one of its skips, each level on its own, unscaled."""
     gradient_checkpointing: bool = False
@@ -80,104 +100,229 @@ class TurboTraining:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """How to train compact, an adapter of it for one avatar, or turbo."""
+class Portraits:
+    """Portraits to train on."""
 
-    base: Literal["compact", "turbo"] = "compact"
     faces: tuple[Path, ...] = ()
     """Folders of aligned portraits, degraded on the fly; a manifest.json splits them by person."""
+
+
+@dataclass(frozen=True)
+class PairFolders:
+    """Real pairs to train on."""
+
+    pairs: tuple[str, ...] = ()
+    """Real pairs, RENDERS:TRUTHS: two folders, matched by file name. RENDERS:TRUTHS:OTHERS adds
+    other clean pictures of the same people, for `splatmend train --references`."""
+
+
+@dataclass(frozen=True)
+class Manifests:
+    """Prepared pairs to train on."""
+
     manifests: tuple[Path, ...] = ()
     """Pairs that `splatmend prepare` made: its manifest.jsonl files."""
-    pairs: tuple[str, ...] = ()
-    """Real pairs: "folder of renders:folder of truths", matched by file name. A third folder,
-    "renders:truths:others", holds other clean pictures of the same people for `references`."""
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Poses kept for validation."""
+
     holdout: int = 0
-    """Every k-th pose of the pairs is kept for validation; 0 trains on all."""
-    skip_bad: bool = False
-    """Leave out pairs and manifest lines that cannot be used, and count them, instead of
-    stopping at the first."""
-    augment: bool = False
-    """Worsen some prepared or real pairs further, by the seed's table (`augment`)."""
+    """Keep every k-th pose of the pairs for validation; 0 trains on all."""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Size of an adapter."""
+
     rank: int = 0
-    """compact: rank of a personal adapter (LoRA) on frozen weights; 0 trains all of them."""
-    turbo: TurboTraining = TurboTraining()
+    """Rank of the adapter (LoRA) on compact's frozen weights."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Output, start and length of a run."""
+
     out: Path = Path("runs/compact")
-    """Where checkpoints, logs, pictures and the state for resuming go."""
+    """Folder for checkpoints, logs, pictures and the state for resuming."""
     init: Path | None = None
-    """Checkpoint to start from; else fresh weights, or the embedded compact's with a rank."""
+    """Checkpoint to start from; `compact` names the weights that ship."""
     max_steps: int = 6000
-    """The run ends after this many updates, whatever else."""
+    """Number of updates."""
     batch: int = 4
-    """Crops a process draws at once; an update sees batch * accumulate * processes of them."""
+    """Crops that a process draws at once; an update sees batch * accumulate * processes of them."""
+    crop: int = 128
+    """Side of a crop in pixels, a multiple of 32."""
+    learning_rate: float = 4e-4
+    """Highest learning rate: it rises during --warmup-steps and then falls to 0."""
+    lpips_weights: Path | None = None
+    """Folder with lpips_{vgg,alex}_features.fp16.safetensors; without it they are downloaded."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """How pairs are read."""
+
+    skip_bad: bool = False
+    """Leave out unusable pairs and manifest lines, and count them, instead of stopping at the
+    first."""
+    augment: bool = False
+    """Worsen some prepared or real pairs further (training/degradations/augmentation.py)."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool of degraded frames from which crops are cut (with --faces)."""
+
+    pool: int = 0
+    """Degraded portraits at hand, or sequences with --temporal (training/data/frame_pool.py);
+    0 degrades every crop by itself."""
+    renew: int = 4
+    """Updates between two renewals; each replaces one piece of the pool."""
+    pair_share: float = 0.5
+    """Share of the frames that come from --manifests and --pairs, where those are given too."""
+    undamaged: float = 0.0
+    """Share of the frames that stay undamaged, so that the network learns to leave them alone."""
+    splat_targets: float = SPLAT_TARGETS
+    """Share of the portraits whose target is a fine splat, not the portrait itself. Take few where
+    the pairs are renders."""
+    steps_share: float = 0.0
+    """Share of the portraits that get the fourteen steps of `splatmend prepare`, blur blobs and
+    noise, instead of re-splatting alone."""
+
+
+@dataclass(frozen=True)
+class CompactPool(Pool):
+    """A pool of degraded frames from which crops are cut (with --faces)."""
+
+    references: bool = False
+    """Train only the layers of compact that references guide; some references are wrong or missing.
+    All other layers keep the weights of --init, or those that ship."""
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Training for stability over time."""
+
+    temporal: bool = False
+    """Train on sequences with exact motion: portraits on camera paths with flickering damage; pairs
+    seen again whole pixels away (training/data/shifted_crops.py)."""
+    frames: int = 3
+    """Crops of a sequence; --batch then counts sequences."""
+    self_conditioning: float = 0.5
+    """Share of the sequences in which the network sees its own result for the frame before."""
+
+
+@dataclass(frozen=True)
+class StillShare(Sequences):
+    """Training for stability over time."""
+
+    still_share: float = 0.0
+    """With --pool: share of the sequences that are single frames, of the same portraits and of
+    --pairs, seen again whole pixels away."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Optimiser and its schedule."""
+
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon (training/train/muon.py) takes the same learning rates; an update of compact takes a
+    tenth longer."""
+    warmup_steps: int = 100
+    """Updates during which the learning rate rises."""
     accumulate: int = 1
     """Batches whose gradients make one update."""
-    crop: int = 128
-    pool: int = 0
-    """With `faces`: degraded portraits at hand, or with `temporal` sequences, from which crops are
-    cut (training/data/frame_pool.py); 0 degrades every crop by itself."""
-    renew: int = 4
-    """Every so many updates one piece of the pool makes room for a new one."""
-    pair_share: float = 0.5
-    """With `pool`: how many of its frames are of `manifests` and `pairs`, where those are given
-    too."""
-    undamaged: float = 0.0
-    """With `pool`: how many of its frames come as they should be, to be left alone."""
-    splat_targets: float = SPLAT_TARGETS
-    """With `pool`: how many of its portraits have a fine splat as their target, not themselves.
-    Few, where the pairs are renders."""
-    steps_share: float = 0.0
-    """With `pool`: share of its portraits that the fourteen steps of `splatmend prepare`, blur
-    blobs and noise strike, instead of re-splatting alone."""
-    references: bool = False
-    """With `pool`: train the layers of compact that references guide, of which some are wrong or
-    missing; all others keep the weights of `init`, or of the embedded compact."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon (training/train/muon.py) takes the same learning rates, and a tenth longer for an update
-    of compact."""
-    learning_rate: float = 4e-4
-    warmup_steps: int = 100
     weight_decay: float = 1e-4
+    """Decoupled weight decay."""
     max_grad_norm: float = 1.0
+    """Longest gradient; longer ones are scaled down to it."""
     max_bad_updates: int = 10
-    """Updates with a loss or gradient that is no number are left out; so many in a row end the
+    """Updates with a loss or gradient that is not a number are left out. So many in a row end the
     run."""
     ema: float = 0.999
     """Decay of the averaged weights that are validated and saved."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """What the networks compute in; trained weights stay float32. Pays only where the hardware
-    has it."""
-    loss: LossWeights = LossWeights()
-    vgg_crops: int | None = None
-    """How many of a batch's crops go through VGG in a step; None is all."""
+
+
+@dataclass(frozen=True)
+class LossNetworks:
+    """Networks that the loss looks through."""
+
     vgg_side: int = 64
     """Side in pixels of the window of a crop that goes through VGG."""
+    vgg_crops: int | None = None
+    """Number of a batch's crops that go through VGG in a step; without it,
+    all do."""
     identity_model: Path | None = None
-    """TorchScript of a face embedder, (n, 3, h, w) in [0, 1] to (n, d), for `loss.identity`."""
-    teacher: Path | None = None
-    """Checkpoint of compact for `loss.shift_mean`; None is the one in the package."""
+    """TorchScript of a face embedder, (n, 3, h, w) in [0, 1] to (n, d), for --loss.identity."""
     opponent_rate: float = 1e-4
-    """Learning rate of the heads of `loss.adversarial`."""
-    temporal: bool = False
-    """Train on sequences with exact motion: `faces` on camera paths, with damage that flickers;
-    `manifests` and `pairs` seen again whole pixels away (training/data/shifted_crops.py)."""
-    frames: int = 3
-    """Crops of a sequence; `batch` then counts sequences."""
-    still_share: float = 0.0
-    """With `temporal` and `pool`: how many of the sequences are single frames, of the same
-    portraits and of `pairs`, seen again whole pixels away."""
-    self_conditioning: float = 0.5
-    """Share of the sequences in which the network meets what it made of the frame before."""
-    lpips_weights: Path | None = None
-    """Folder with lpips_{vgg,alex}_features.fp16.safetensors; without it they are downloaded."""
-    seed: int = 0
+    """Learning rate of the heads of --loss.adversarial."""
+
+
+@dataclass(frozen=True)
+class CompactNetworks(LossNetworks):
+    """Networks that the loss looks through."""
+
+    teacher: Path | None = None
+    """Checkpoint of compact for --loss.shift-mean; without it, the weights that ship."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Validation, on people or poses that the run does not train on."""
+
     validate_every: int = 500
+    """Updates between two validations."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Saves and logs."""
+
     save_every: int = 200
-    workers: int = 1
-    """Processes that draw and degrade crops beside the loop; 0 draws in the loop itself."""
+    """Updates between two saves."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Trackers beside log.jsonl; each must be installed."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Hardware, processes and the seed."""
+
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Precision of the networks' arithmetic; trained weights stay float32. Pays only where the
+    hardware has it."""
     device: Literal["auto", "cpu"] = "auto"
     """auto is the accelerator if there is one; choose among several by `accelerate launch`."""
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Beside log.jsonl; each must be installed."""
+    workers: int = 1
+    """Processes that draw and degrade crops beside the loop; 0 draws in the loop itself."""
+    seed: int = 0
+    """Names every random choice of the run."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(
+    Machine,
+    Output,
+    Validation,
+    CompactNetworks,
+    Optimizer,
+    StillShare,
+    CompactPool,
+    Data,
+    Run,
+    Rank,
+    Holdout,
+    Manifests,
+    PairFolders,
+    Portraits,
+):
+    """All settings of one run: compact, an adapter of it for one avatar, or turbo."""
+
+    base: Literal["compact", "turbo"] = "compact"
+    loss: LossWeights = LossWeights()
+    turbo: TurboTraining = TurboTraining()
 
     def __post_init__(self) -> None:
         self._check_data()
@@ -222,8 +367,8 @@ class TrainConfig:
         guided = self.pool and self.base == "compact" and not (self.rank or self.temporal)
         if self.references and not guided:
             raise InputError(
-                "--references trains compact itself on single frames: it needs --pool, and neither "
-                "--base turbo, --rank nor --temporal"
+                "--references trains compact itself on single frames: it needs --pool, and no "
+                "--temporal; neither train-adapter nor train-turbo has it"
             )
 
     def _check_sequences(self) -> None:
@@ -247,75 +392,3 @@ class TrainConfig:
             raise InputError("loss.shift_mean is for compact itself, without --rank")
         if self.teacher is not None and not self.loss.shift_mean:
             raise InputError("--teacher is for --loss.shift-mean, which is 0: give it a weight")
-
-
-PRESETS: Mapping[Preset, Mapping[str, Any]] = {
-    "compact": {},
-    # measured on renders of one avatar (README)
-    "adapter": {
-        "rank": 16, "max_steps": 1300, "learning_rate": 1e-3, "vgg_side": 128,
-        "frames": 2, "self_conditioning": 0.0,  # with `temporal`: shifts do not follow in time
-        "loss": {"l1": 0.5, "log_mse": 0.05, "temporal": 8.0},
-    },
-    # the seed's configuration
-    "turbo": {
-        "out": "runs/turbo", "max_steps": 20_000, "batch": 2, "crop": 512, "learning_rate": 5e-5,
-        "warmup_steps": 500, "weight_decay": 1e-4, "vgg_side": 512, "augment": True,
-        "mixed_precision": "fp16", "ema": 0.0,
-        "loss": {"l1": 0.5, "log_mse": 0.0, "lpips_vgg": 1.0, "lpips_alex": 0.0, "gram": 0.07},
-    },
-}  # fmt: skip
-
-
-def parse_config(arguments: Sequence[str] | None = None) -> TrainConfig:
-    """`[FILE.toml] [--option value ...]` -> the run; what neither says is the preset's.
-
-    The preset is turbo's for `base` turbo, the adapter's for compact on real `pairs` alone,
-    else compact's own.
-
-    Raises:
-        InputError: a file that cannot be read, an unknown key, or settings that do not fit.
-    """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    stated: list[str] = []
-    if given and not given[0].startswith("-"):
-        stated = list(_options(_read_toml(Path(given.pop(0))), TrainConfig))
-    preset = PRESETS[_preset([*stated, *given])]
-    words = [*_options(preset, TrainConfig), *stated, *given]
-    return tyro.cli(TrainConfig, args=words, prog="splatmend train", description=__doc__)
-
-
-def _preset(words: Sequence[str]) -> Preset:
-    joined = f" {' '.join(words)} "
-    if "--base turbo " in joined or "--base=turbo " in joined:
-        return "turbo"
-    named = {word.partition("=")[0] for word in words}
-    return "adapter" if "--pairs" in named and "--faces" not in named else "compact"
-
-
-def _read_toml(path: Path) -> Mapping[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
-
-
-def _options(values: Mapping[str, Any], kind: type, prefix: str = "") -> Iterator[str]:
-    """Keys and values as the words that the command line has for them."""
-    known = {field.name: field.default for field in fields(kind)}
-    for key, value in values.items():
-        if key not in known:
-            raise InputError(
-                f"there is no setting {prefix}{key}; the table has {', '.join(sorted(known))}"
-            )
-        name = key.replace("_", "-")
-        if isinstance(value, Mapping):
-            yield from _options(value, type(known[key]), f"{prefix}{name}.")
-        elif isinstance(value, bool):
-            yield f"--{prefix}{name if value else f'no-{name}'}"
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            yield from (f"--{prefix}{name}", *map(str, value))
-        else:
-            yield from (f"--{prefix}{name}", str(value))

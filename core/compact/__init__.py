@@ -1,7 +1,7 @@
 """The small restorer that ships inside the package: network, adapters, weights.
 
-`network` is the U-Net. `detail_floor` keeps strong detail from being wiped off. `adapter` fits it
-to one avatar with a LoRA. README.md is the model card of weights.safetensors.
+`network` is the U-Net. `detail_floor` keeps the network from removing strong detail. `adapter` fits
+it to one avatar with a LoRA. README.md is the model card of weights.safetensors.
 """
 
 from splatmend.core.compact.adapter import fingerprint, load_adapter, save_adapter

@@ -1,4 +1,4 @@
-"""Personal adapters: a few hundred kB of LoRA that fit compact to one avatar."""
+"""Personal adapters: a LoRA of a few hundred kB that fits compact to one avatar."""
 
 import hashlib
 import math
@@ -19,7 +19,7 @@ _ARCHITECTURE = "compact-lora"
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """Sixteen hexadecimal digits that name a set of weights, whatever precision they are in."""
+    """Return 16 hexadecimal digits that identify a set of weights in any precision."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())
@@ -45,7 +45,7 @@ def load_adapter(path: Path, base: Mapping[str, Tensor]) -> Lora:
     """Read an adapter made for the network whose weights are `base`.
 
     Raises:
-        CheckpointError: the file cannot be read, is no adapter, or belongs to other weights.
+        CheckpointError: the file cannot be read, is not an adapter, or belongs to other weights.
     """
     header, tensors = load_checkpoint(path)
     if header.architecture != _ARCHITECTURE:

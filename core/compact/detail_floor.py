@@ -1,9 +1,10 @@
-"""Detail floor: a restorer may redraw detail, not wipe it off.
+"""Detail floor: a restorer may redraw detail but must not remove it.
 
-Where a network takes much of a neighbourhood's fine detail away it has mistaken hair for splats.
-On validation people, still and moving, where less than 0.6 of strong detail's energy was left, the
-truth had two to three times as much as the input, and the residual did harm (mean squared error 1.2
-to 1.7 times the input's). On renders of real avatars compact hardly ever did it.
+A network that removes much of a neighbourhood's fine detail has mistaken hair for splats. This was
+measured on people of the validation set, still and moving, where less than 0.6 of strong detail's
+energy was left. There the truth had two to three times the input's energy, and the residual did
+harm: the mean squared error was 1.2 to 1.7 times the input's. On renders of real avatars compact
+rarely removed so much.
 """
 
 import torch
@@ -15,25 +16,26 @@ from splatmend.core.resample import halve, magnify
 __all__ = ["FLOOR_REACH", "keep_detail"]
 
 _CELL = 8
-"""Pixels: detail is what a mean over cells of 8 x 8 leaves out, and is measured cell by cell."""
+"""Side in pixels of the cells; detail is the difference from their mean, measured by cell."""
 _FLOOR = 0.9
-"""Share of strong detail's energy that has to stay."""
+"""Share of strong detail's energy that must remain."""
 _STRONG = 40 / 255**2
-"""Energy of which half that share has to stay; weak detail, as that of skin, may be calmed."""
+"""Energy at which half of that share must remain; weak detail, such as skin, may be smoothed."""
 _TINY = 1e-12
 FLOOR_REACH = 4 * _CELL
-"""Pixels beyond which a pixel does not take part in how much of a residual is kept."""
+"""Largest distance in pixels at which a pixel still changes the kept share of a residual."""
 
 
 def keep_detail(rgb: Tensor, residual: Tensor) -> Tensor:
-    """As much of a residual as leaves the picture its fine detail.
+    """Scale a residual down where it would remove the picture's fine detail.
 
-    With x the detail of the brightness, r that of the residual's and E a mean over 3 x 3 cells, the
-    residual is scaled by the largest w in [0, 1] that keeps E (x + w r)^2 at
+    Let x be the detail of the picture's brightness, r that of the residual's, and E a mean over
+    3 x 3 cells. The energy E (x + w r)^2 of the result must be at least floor E x^2, with
 
-        floor E x^2,    floor = 0.9 E x^2 / (E x^2 + strong)
+        floor = 0.9 E x^2 / (E x^2 + strong).
 
-    where the whole residual would leave less. No gradient flows through w.
+    Where w = 1 would leave less, the residual is scaled by the largest w in [0, 1] that does not.
+    No gradient flows through w.
 
     Args:
         rgb: (n, 3, h, w) in [0, 1], sides that 8 divides.
@@ -57,6 +59,6 @@ def _detail(planes: Tensor) -> Tensor:
 
 
 def _around(planes: Tensor) -> Tensor:
-    """(n, c, h, w) -> means over 3 x 3 cells, (n, c, h / 8, w / 8)."""
+    """Average over 3 x 3 cells: (n, c, h, w) -> (n, c, h / 8, w / 8)."""
     cells = F.pad(F.avg_pool2d(planes, _CELL), (1, 1, 1, 1), "replicate")
     return F.avg_pool2d(cells, 3, 1)

@@ -1,13 +1,15 @@
 """compact: the small restorer that ships inside the package.
 
-A plain convolutional U-Net on pixel-unshuffled input. It predicts a residual in two
-parts: a gain for each band of the input's Laplacian pyramid (Burt & Adelson 1983),
-which sharpens what is soft and calms what is harsh, and free detail on top of it. With
-references (core/references) a listener stands behind it: from what the U-Net has seen, the frame
-and the proposed change it predicts a gain for each band of the change, how much of the U-Net's
-own residual stays, and free detail. Where the confidence is 0, the U-Net's answer stands.
-No attention and no normalisation over the picture: an output pixel depends on a
-bounded neighbourhood only, so tiles and crops change nothing.
+A plain convolutional U-Net on pixel-unshuffled input. It predicts a residual in two parts. The
+first is a gain for each band of the input's Laplacian pyramid (Burt & Adelson 1983), which sharpens
+soft edges and tames harsh ones. The second is free detail on top of it.
+
+With references (core/references) a listener follows. It reads the U-Net's features, the frame and
+the proposed change. It predicts a gain for each band of the change, the share of the U-Net's own
+residual to keep, and free detail. Where the confidence is 0 the U-Net's answer stays as it is.
+
+There is no attention and no normalisation over the picture. An output pixel depends on a bounded
+neighbourhood only, so tiles and crops change nothing.
 """
 
 from collections.abc import Iterator
@@ -29,7 +31,7 @@ __all__ = ["Compact", "CompactConfig", "Listener", "laplacian_bands"]
 
 _UNSHUFFLE = 4
 _CELL = 8
-"""Pixels: the largest cells that something is averaged over or stretched from."""
+"""Side in pixels of the largest cells that are averaged or enlarged."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,16 @@ class CompactConfig:
     middle_blocks: int = 2
     decoder_blocks: tuple[int, ...] = (1, 1, 1)
     bands: int = 3
-    """Octaves of the Laplacian pyramid that get a gain; 0 leaves free detail alone."""
+    """Octaves of the Laplacian pyramid that get a gain; with 0 there is only free detail."""
     color_lock: bool = True
     """Whether the residual keeps the input's low frequencies (core/color_lock.py)."""
     detail_floor: bool = True
-    """Whether the residual leaves strong detail (core/compact/detail_floor.py)."""
+    """Whether the residual must not remove strong detail (core/compact/detail_floor.py)."""
     references: bool = False
-    """Whether it can be guided by references; without guidance it is the same network as ever."""
+    """Whether it has a listener for references; without guidance the answers are the same."""
     small: int = 320
-    """Longest side of frames in which a face is so much smaller than those of the training that
-    they come out better restored at twice their size."""
+    """Longest side in pixels of frames that are better restored at twice their size, because their
+    faces are smaller than those of the training."""
 
     def __post_init__(self) -> None:
         levels = len(self.widths) - 1
@@ -61,7 +63,7 @@ class CompactConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for a JSON header."""
+        """Return plain values for a JSON header."""
         return asdict(self)
 
 
@@ -84,7 +86,7 @@ def _even(x: Tensor) -> Tensor:
 
 
 class _Block(nn.Module):
-    """x + conv(lrelu(conv(x)))."""
+    """A residual block: x + conv(lrelu(conv(x)))."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -104,7 +106,7 @@ def _blocks(width: int, count: int) -> nn.Sequential:
 
 
 def _amplified(residual: Tensor, gains: Tensor, picture: Tensor, bands: int) -> Tensor:
-    """The residual plus each Laplacian band of a picture times its gain (n, bands, h/4, w/4)."""
+    """Add to a residual each Laplacian band of a picture times its gain (n, bands, h/4, w/4)."""
     gains = magnify(gains.to(picture.dtype).contiguous(), _UNSHUFFLE)
     for index, band in enumerate(laplacian_bands(picture, bands)):
         residual = torch.addcmul(residual, gains[:, index : index + 1], band)
@@ -112,7 +114,7 @@ def _amplified(residual: Tensor, gains: Tensor, picture: Tensor, bands: int) -> 
 
 
 class Listener(nn.Module):
-    """Fuses the change that references propose with the residual of a U-Net."""
+    """A small network that fuses the change from references with the residual of a U-Net."""
 
     def __init__(self, width: int, bands: int) -> None:
         super().__init__()
@@ -122,19 +124,19 @@ class Listener(nn.Module):
         self.blocks = _blocks(width, 2)
         self.gain = nn.Conv2d(width, bands + 1, 3, padding=1)
         self.head = nn.Conv2d(width, 3 * cell, 3, padding=1)
-        # an untrained listener hears nothing
+        # an untrained listener changes nothing
         for output in (self.gain, self.head):
             nn.init.zeros_(output.weight)
             nn.init.zeros_(output.bias)  # type: ignore[arg-type]
 
     def forward(self, residual: Tensor, x: Tensor, cells: Tensor, guidance: Guidance) -> Tensor:
-        """The residual (n, 3, h, w) with what the guidance changes.
+        """Return the residual (n, 3, h, w) with the guidance fused into it.
 
         Args:
-            residual: The U-Net's own.
+            residual: The U-Net's own, (n, 3, h, w).
             x: The U-Net's last features, (n, width, h/4, w/4).
-            cells: The picture, (n, 48, h/4, w/4).
-            guidance: Of the picture's size.
+            cells: The picture, unshuffled, (n, 48, h/4, w/4).
+            guidance: Guidance of the picture's size.
         """
         planes = guidance.planes.to(residual.dtype)
         heard = unshuffle(planes.to(x.dtype), _UNSHUFFLE)
@@ -171,17 +173,17 @@ class Compact(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Both sides of the input must be divisible by this."""
+        """Return the number of pixels that must divide both sides of the input."""
         return int(max(_CELL, 2**self.config.bands))
 
     @property
     def period(self) -> int:
-        """Pixels after which the grid of the coarsest level comes again."""
+        """Return the period in pixels of the coarsest level's grid."""
         return int(_UNSHUFFLE * 2 ** len(self.down))
 
     @property
     def receptive_field(self) -> int:
-        """How many pixels away, at most, an input pixel can change an output pixel."""
+        """Return the largest distance in pixels at which an input pixel changes an output pixel."""
         config, reach = self.config, _UNSHUFFLE * 3  # stem, head, the unshuffled cell itself
         for level, (before, after) in enumerate(
             zip(config.encoder_blocks, config.decoder_blocks, strict=True)
@@ -193,13 +195,13 @@ class Compact(nn.Module):
         return int(reach + (LOCK_REACH if config.color_lock else 0))
 
     def forward(self, rgb: Tensor, guidance: Guidance | None = None) -> Tensor:
-        """The residual of (n, 3, h, w), locked to the input's colours if the config says so.
+        """Return the residual of (n, 3, h, w), colour-locked if the configuration asks for it.
 
-        The convolutions run in the precision of the weights, the picture keeps its own.
-        Guidance must have the picture's size; a network without references does not read it.
+        The convolutions run in the precision of the weights, and the picture keeps its own.
+        Guidance must have the picture's size; a network without references ignores it.
         """
-        # Wide convolutions are fastest with channels last, resizing three channels without:
-        # five times, measured on a CPU. So the picture stays planar and the features do not.
+        # Wide convolutions are fastest with channels last. Resizing three channels is five times
+        # faster planar, measured on a CPU. So the picture stays planar and the features do not.
         cells = unshuffle(rgb.to(self.stem.weight.dtype), _UNSHUFFLE)  # (n, 48, h/4, w/4)
         x = self.stem(cells)
         skips = []

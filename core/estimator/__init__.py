@@ -1,6 +1,6 @@
-"""An estimator of degradation, and a gate that leaves clean frames alone.
+"""An estimator of degradation, and a gate that leaves clean frames unchanged.
 
-`network` guesses from one frame how blurred and how noisy it is. `gate` wraps a restorer and
+`network` estimates the blur and the noise of one frame. `gate` wraps a restorer and
 weakens it on clean frames. README.md is the model card of weights.safetensors.
 """
 

@@ -1,4 +1,4 @@
-"""Leaving clean frames alone: a restorer that acts as far as a frame looks damaged."""
+"""A gate for clean frames: it weakens a restorer on frames that look undamaged."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,8 +18,8 @@ __all__ = ["Gated"]
 class Gated:
     """A restorer whose residual is scaled by the frame's artifact score.
 
-    Nothing of it is kept up to a score of `low`, all of it from `high` on, and a smooth share
-    between. A batch of clean frames costs the estimator alone.
+    The share rises smoothly from 0 at a score of `low` to 1 at a score of `high`. A batch of
+    clean frames costs only the estimator.
 
     Raises:
         InputError: thresholds out of order or outside [0, 1].
@@ -39,24 +39,24 @@ class Gated:
 
     @property
     def traits(self) -> RestorerTraits:
-        """The inner restorer's: a scaled residual has no other frequencies, and no other reach."""
+        """Return the inner restorer's; scaling a residual keeps its frequencies and its reach."""
         traits = self.restorer.traits
         return replace(traits, name=f"{traits.name}, gated")
 
     @property
     def device(self) -> torch.device:
-        """The inner restorer's."""
+        """Return the inner restorer's device."""
         return self.restorer.device
 
     def share(self, rgb: Tensor) -> Tensor:
-        """How much of the restoration each frame of (n, 3, h, w) gets, (n,) in [0, 1]."""
+        """Return the share of the residual that each of (n, 3, h, w) gets, (n,) in [0, 1]."""
         score = artifact_score(self.estimator(rgb.to(self.device, torch.float32)))
         ramp = ((score - self.low) / (self.high - self.low)).clamp(0, 1)
         return ramp * ramp * (3 - 2 * ramp)
 
     @checked
     def __call__(self, rgb: Tensor, guidance: Guidance | None = None) -> Tensor:
-        """Restore (n, 3, h, w) as far as each frame needs it."""
+        """Restore (n, 3, h, w), each frame by its share."""
         share = self.share(rgb)
         if not share.any():
             return rgb.clone()

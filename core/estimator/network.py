@@ -1,9 +1,11 @@
-"""How damaged a frame is, seen from the frame alone: a score of blur and one of noise.
+"""An estimator of degradation from one frame: a score of blur and one of noise.
 
-The picture's 8 x 8 cosine transform at two scales, as logarithms of energies, goes through
-a few convolutions that judge each cell of 16 x 16 pixels and how much it counts. Blind
-quality from cosine transforms: Saad et al. 2012, "Blind Image Quality Assessment: A Natural
-Scene Statistics Approach in the DCT Domain". training/train/train_estimator.py defines the scores.
+Its input is the picture's 8 x 8 cosine transform at two scales, as logarithms of energies. A few
+convolutions turn it into scores and weights for each cell of 16 x 16 pixels.
+training/train/train_estimator.py defines the scores.
+
+Blind quality from cosine transforms: Saad et al. 2012, "Blind Image Quality Assessment: A Natural
+Scene Statistics Approach in the DCT Domain".
 """
 
 import math
@@ -23,7 +25,7 @@ from splatmend.core.pixels import pad_to_multiple
 
 __all__ = ["DegradationEstimator", "EstimatorConfig", "artifact_score", "load_estimator"]
 
-CELL = 16  # side in pixels of the cells that are judged
+CELL = 16  # side in pixels of the scored cells
 _WAVE = 8  # side in pixels of a cosine transform
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: damage to detail is damage to luminance
 _VISIBLE = 2 / 255  # amplitude at which a coefficient starts to count, of [0, 1]
@@ -46,7 +48,7 @@ class EstimatorConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for a JSON header."""
+        """Return plain values for a JSON header."""
         return asdict(self)
 
 
@@ -60,7 +62,7 @@ class DegradationEstimator(nn.Module):
         super().__init__()
         self.config = config = config or EstimatorConfig()
         first, width = config.widths
-        # fixed: when it was learned too, training found its way several times more slowly
+        # fixed: with a learned basis, training was several times slower
         self.register_buffer("basis", _cosines(_WAVE), persistent=False)  # (64, 1, 8, 8)
         self.register_buffer("luma", torch.tensor(_LUMA).view(1, 3, 1, 1), persistent=False)
         self.stem = nn.Conv2d(2 * _WAVE**2, first, 1)
@@ -71,7 +73,7 @@ class DegradationEstimator(nn.Module):
         self.head = nn.Conv2d(width, 4, 1)
 
     def forward(self, rgb: Tensor) -> Tensor:
-        """Scores (n, 2) of (n, 3, h, w), float32 on the network's device.
+        """Return scores (n, 2) of (n, 3, h, w), float32 on the network's device.
 
         Raises:
             InputError: as `cells`.
@@ -79,9 +81,9 @@ class DegradationEstimator(nn.Module):
         return pool_cells(self.cells(rgb))
 
     def cells(self, rgb: Tensor) -> Tensor:
-        """Where the damage is: (n, 4, h/16, w/16) in (0, 1), one value for each 16 x 16 pixels.
+        """Return scores for cells of 16 x 16 pixels, (n, 4, h/16, w/16) in (0, 1).
 
-        Channels: blur, how much the cell counts for blur, noise, how much it counts for noise.
+        Channels: blur, the cell's weight for blur, noise, the cell's weight for noise.
 
         Raises:
             InputError: another shape, a dtype that is not floating, or no pixels.
@@ -103,7 +105,7 @@ class DegradationEstimator(nn.Module):
         return cells.sigmoid()
 
     def _energies(self, gray: Tensor, step: int) -> Tensor:
-        """Log energies (n, 64, h/step, w/step) of transforms of 8 x 8, `step` apart."""
+        """Return log energies (n, 64, h/step, w/step) of 8 x 8 transforms, `step` pixels apart."""
         rim = (_WAVE - step) // 2
         padded = F.pad(gray, (rim, rim, rim, rim), "replicate")
         waves = F.conv2d(padded, self.get_buffer("basis"), stride=step)
@@ -111,10 +113,10 @@ class DegradationEstimator(nn.Module):
 
 
 def pool_cells(cells: Tensor) -> Tensor:
-    """Weighted means (n, 2) of the cells (n, 4, h, w) of `DegradationEstimator.cells`.
+    """Average cells (n, 4, h, w) of `DegradationEstimator.cells` by weight -> (n, 2).
 
-    Where next to nothing counts (a plain picture) the scores fall to 0, and plain ground
-    around a head does not dilute them.
+    Plain ground around a head has little weight and does not dilute the scores. If all
+    weights are small, as in a plain picture, the scores fall to 0.
     """
     value, weight = cells[:, ::2], cells[:, 1::2]
     return (value * weight).mean((2, 3)) / weight.mean((2, 3)).clamp(min=0.05)
@@ -125,7 +127,7 @@ def _rectify(x: Tensor) -> Tensor:
 
 
 def _cosines(side: int) -> Tensor:
-    """The orthonormal 2-D cosine transform, type II, as filters (side**2, 1, side, side)."""
+    """Return the orthonormal 2-D cosine transform (II) as filters (side**2, 1, side, side)."""
     k = torch.arange(side, dtype=torch.float32)
     rows = (math.pi / side * (k + 0.5) * k[:, None]).cos() * math.sqrt(2 / side)
     rows[0] /= math.sqrt(2)
@@ -133,10 +135,11 @@ def _cosines(side: int) -> Tensor:
 
 
 def artifact_score(scores: Tensor) -> Tensor:
-    """One number for both scores, (n, 2) -> (n,) in [0, 1]: 1 - (1 - blur) (1 - noise).
+    """Combine both scores, (n, 2) -> (n,) in [0, 1]: 1 - (1 - blur) (1 - noise).
 
-    The share of detail that is lost or foreign if the two strike independently: 0 where both
-    are 0, never below either, rising with each. A frame that scores low is best left alone.
+    This is the share of lost or false detail if blur and noise are independent. It is 0 where
+    both are 0, rises with each and is never below either. Frames with a low score are best
+    left unchanged.
     """
     return 1 - (1 - scores).prod(-1)
 
@@ -144,10 +147,10 @@ def artifact_score(scores: Tensor) -> Tensor:
 def load_estimator(
     path: Path | None = None, device: str | torch.device = "cpu"
 ) -> DegradationEstimator:
-    """Load an estimator for use from a checkpoint, or the one inside the package.
+    """Load an estimator for inference: from a checkpoint, or the one in the package.
 
     Raises:
-        CheckpointError: the file is missing, cannot be read, or holds something else.
+        CheckpointError: the file is missing, cannot be read, or holds another model.
     """
     with ExitStack() as stack:
         if path is None:

@@ -1,7 +1,7 @@
-"""Perceptual distances with frozen networks, for losses and measures alike.
+"""Perceptual distances with frozen networks, for losses and measures.
 
-`lpips` computes LPIPS. `feature_math` does its arithmetic quickly on a CPU. `dlib_models` finds
-dlib and its model files; it is imported late, because dlib is optional.
+`lpips` computes LPIPS. `feature_math` holds its arithmetic, written for speed on a CPU.
+`dlib_models` finds dlib and its model files; it is imported late, because dlib is optional.
 """
 
 from splatmend.core.perceptual.feature_math import gram

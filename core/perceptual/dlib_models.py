@@ -1,8 +1,8 @@
-"""dlib and the files of its models, both optional: pip install 'splatmend[faces]'.
+"""dlib and its model files, both optional: pip install 'splatmend[faces]'.
 
-King 2009, "Dlib-ml"; 68 landmarks by regression trees (Kazemi & Sullivan 2014) and an
-embedding of 128 numbers, from the package face-recognition-models. The files are CC0; the
-landmarks were trained on iBUG 300-W, whose own terms exclude commercial use.
+King 2009, "Dlib-ml". The models are 68 landmarks by regression trees (Kazemi & Sullivan 2014)
+and an embedding of 128 numbers, from the package face-recognition-models. The files are CC0.
+The landmarks were trained on iBUG 300-W, whose own terms exclude commercial use.
 """
 
 from importlib import import_module
@@ -19,7 +19,7 @@ EMBEDDING_FILE = "dlib_face_recognition_resnet_model_v1.dat"
 
 
 def load_dlib() -> tuple[Any, Path]:
-    """The module dlib, and the folder of the models.
+    """Import dlib and return it with the folder of the models.
 
     Raises:
         ModelError: one of the two packages is not installed.

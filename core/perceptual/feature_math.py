@@ -1,7 +1,7 @@
-"""Arithmetic on feature maps (n, c, h, w) that keeps their order in memory, forward and back.
+"""Arithmetic on feature maps (n, c, h, w) that keeps their memory order, forward and backward.
 
-Backbones run channels last. Left to autograd, the way back through a division and a matrix product
-mixes both orders, and that took a fifth of an adapter's training on a CPU.
+Backbones run channels last. Autograd's own backward pass through a division and a matrix product
+mixes both memory orders. That took a fifth of an adapter's training time on a CPU.
 """
 
 from typing import Any
@@ -16,19 +16,19 @@ _LEAST = 1e-10  # as lpips.normalize_tensor
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """Features of length 1 in each pixel, at least float32; 0 where all of a pixel's are."""
+    """Scale features to length 1 in each pixel, at least float32; zeros stay 0."""
     unit: Tensor = _UnitLength.apply(x)
     return unit
 
 
 def square_distance(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
-    """Squared difference, weighted by channel (c,) and averaged over the pixels -> (n,)."""
+    """Average squared differences over pixels, weighted by channel (c,) -> (n,)."""
     distance: Tensor = _SquareDistance.apply(a, b, weights)
     return distance
 
 
 def gram(x: Tensor) -> Tensor:
-    """F F^T / (h w) of each sample, (n, c, c)."""
+    """Return the Gram matrices F F^T / (h w) of (n, c, h, w), (n, c, c)."""
     matrix: Tensor = _Gram.apply(x)
     return matrix
 
@@ -49,7 +49,7 @@ class _UnitLength(Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         unit, inverse = ctx.saved_tensors
         along = (grad * unit).sum(1, keepdim=True)
-        across = torch.addcmul(grad, unit, along, value=-1)  # a longer x has the same unit
+        across = torch.addcmul(grad, unit, along, value=-1)  # the unit ignores the length of x
         return across.mul_(inverse).to(ctx.dtype)
 
 

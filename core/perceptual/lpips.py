@@ -1,7 +1,7 @@
-"""LPIPS with frozen parts, for the loss and for the measures alike.
+"""LPIPS with frozen weights, for losses and measures.
 
 Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric".
-The package `lpips` is imported when one is loaded, not before.
+The package `lpips` is imported when an instance is made.
 """
 
 import warnings
@@ -22,29 +22,29 @@ Backbone = Literal["vgg", "alex"]
 
 
 class Perceptual(Protocol):
-    """A distance of pictures through features, which are computed once a picture."""
+    """A distance between pictures by features, which are computed once for each picture."""
 
     def features(self, rgb: Tensor) -> list[Tensor]:
-        """Features of (n, 3, h, w) in [0, 1]."""
+        """Return the features of (n, 3, h, w) in [0, 1]."""
         ...
 
     def distance(self, ours: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        """From two sets of features to (n,): 0 where they agree."""
+        """Return distances (n,) between two sets of features: 0 where they agree."""
         ...
 
 
 class Lpips(nn.Module):
-    """LPIPS of one backbone with all its parts frozen; pictures are (n, 3, h, w) in [0, 1].
+    """LPIPS of one frozen backbone; pictures are (n, 3, h, w) in [0, 1].
 
     `weights` is a safetensors file with the backbone's convolutions, keys as in
-    torchvision's `features`; without it `lpips` fetches them from torchvision's hub.
+    torchvision's `features`. Without it `lpips` downloads them from torchvision's hub.
     """
 
     def __init__(self, backbone: Backbone, weights: Path | None = None) -> None:
         super().__init__()
         import lpips  # here: it brings torchvision
 
-        with warnings.catch_warnings():  # lpips 0.1.4 still speaks torchvision's old dialect
+        with warnings.catch_warnings():  # lpips 0.1.4 calls torchvision's old API
             warnings.simplefilter("ignore", UserWarning)
             self.lpips = lpips.LPIPS(
                 net=backbone, pretrained=True, pnet_rand=weights is not None, verbose=False
@@ -71,19 +71,19 @@ class Lpips(nn.Module):
                 parameter.copy_(stored[name])
 
     def normalized(self, rgb: Tensor) -> Tensor:
-        """[0, 1] -> mean 0 and deviation 1 over ImageNet, which torchvision's backbones want."""
+        """Normalise [0, 1] to mean 0 and deviation 1 over ImageNet, as torchvision's backbones."""
         return torch.as_tensor(self.lpips.scaling_layer(2 * rgb - 1))
 
     def convolutions(self) -> list[nn.Conv2d]:
-        """The backbone's convolutions, first to last."""
+        """Return the backbone's convolutions, first to last."""
         return [layer for layer in self.lpips.net.modules() if isinstance(layer, nn.Conv2d)]
 
     def features(self, rgb: Tensor) -> list[Tensor]:
-        """The backbone's activations after each of its five stages, of length 1 in each pixel."""
+        """Return the activations after each of five stages, of length 1 in each pixel."""
         return [unit_length(level) for level in self.lpips.net(self.normalized(rgb))]
 
     def distance(self, ours: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        """LPIPS from two sets of `features` -> (n,)."""
+        """Return the LPIPS (n,) of two sets of `features`."""
         levels = [
             square_distance(a, b, linear.model[-1].weight.flatten())
             for a, b, linear in zip(ours, target, self.lpips.lins, strict=True)
@@ -91,14 +91,14 @@ class Lpips(nn.Module):
         return torch.stack(levels).sum(0)
 
     def forward(self, ours: Tensor, target: Tensor) -> Tensor:
-        """LPIPS of two batches -> (n,)."""
+        """Return the LPIPS (n,) of two batches."""
         return self.distance(self.features(ours), self.features(target))
 
 
 def load_lpips(
     backbone: Backbone, folder: Path | None, device: str | torch.device = "cpu"
 ) -> Lpips:
-    """LPIPS from `folder`/lpips_<backbone>_features.fp16.safetensors, or from the hub without one.
+    """Load LPIPS from `folder`/lpips_<backbone>_features.fp16.safetensors, or from the hub.
 
     Raises:
         CheckpointError: the folder lacks the file.

@@ -1,7 +1,14 @@
-"""References: pictures of the same person, and what they say about a frame.
+"""References: pictures of the same person, turned into guidance for a frame.
 
-`reading` and `collection` load them. `choice` picks the nearest, `placement` lays them on a frame,
-and `alignment` aligns them densely. `guide` runs all of that and returns guidance.
+`reading` and `collection` load them. `choice` picks the nearest, `placement` places them on a
+frame, and `alignment` aligns them densely. `guide` runs these steps and returns guidance.
+
+>>> import numpy as np
+>>> picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+>>> guide = Guide(References([Reference(picture=picture)]))
+>>> guided = guide.guide(picture)
+>>> guided.fits, tuple(guided.guidance.change.shape)
+(True, (1, 3, 64, 64))
 """
 
 from splatmend.core.guidance import Guidance

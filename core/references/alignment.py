@@ -43,14 +43,16 @@ _STRAIN = 0.7
 _FINE, _AROUND = 1.5, 2.5
 """Standard deviations, pixels at half size: finer than the first is damage and does not count as
 disagreement; the rest is averaged over the second."""
-_PATCH, _STRIDE = 16, 8
-"""Side of the patches that are matched, pixels, and the step between them. Patches of 8 follow the
-trembling of single splats (flicker 2.8 instead of 2.2, `benchmarks/reference_flicker.py`)."""
+_PATCH, _FINE_PATCH = 16, 8
+"""Side of the patches that are matched, pixels; the step between them is half of it. Patches of 8
+follow the trembling of single splats, which raises the flicker from 2.2 to 2.8
+(`benchmarks/reference_flicker.py`). For key pairs they are the better ones: both renders tremble
+alike (+0.3 dB)."""
 _NEW = 0.25
 """Share of a frame's own flow in the average where nothing moves; the past has the rest."""
 _ALIKE = 12.0
-"""Standard deviation, pixels at half size, over which the picture's motion is smoothed: what is
-unsteady in it would add up from frame to frame."""
+"""Standard deviation, pixels at half size, over which the picture's motion is smoothed. Its errors
+would add up from frame to frame."""
 _APART = 2.0
 """Pixels at half size by which the past may differ from a frame's own flow to be kept to 1/e."""
 
@@ -112,13 +114,20 @@ def local_contrast(picture: Picture) -> Contrast:
     return Contrast(normal, (height, width))
 
 
-def align(frame: Contrast, reference: Contrast, before: Course | None = None) -> Alignment:
+def align(
+    frame: Contrast,
+    reference: Contrast,
+    before: Course | None = None,
+    *,
+    fine: bool = False,
+) -> Alignment:
     """Find where each pixel of `frame` lies in `reference`; both must have one size.
 
     `before` is the course of the frame before, in a stream, with the same reference laid the same
-    way. The same pictures give the same bytes, for any number of threads.
+    way. `fine` matches smaller patches: for two renders of one kind. The same pictures give the
+    same bytes, for any number of threads.
     """
-    there, back, refine = _searches()
+    there, back, refine = _searches(_FINE_PATCH if fine else _PATCH)
     flow = there.calc(frame.gray, reference.gray, None)
     home = back.calc(reference.gray, frame.gray, None)
     doubt, inside = _misses_itself(flow, home)
@@ -145,7 +154,7 @@ def _carried(before: Course, gray: Picture, search: Any) -> tuple[Plane, Plane]:
 
 
 def _averaged(flow: Plane, trust: Plane, past: tuple[Plane, Plane]) -> tuple[Plane, Plane]:
-    """The mean of a frame's own flow and the past's, where they are about the same."""
+    """Average a frame's own flow and the past's, where they are about the same."""
     carried, lasting = past
     apart = _squared(carried - flow) / np.float32(_APART**2)
     kept = (1 - _NEW) * lasting * np.asarray(cv2.exp(-apart))
@@ -164,7 +173,7 @@ def sample(picture: NDArray[Any], flow: Plane, *, cubic: bool = True) -> NDArray
 
 
 def _misses_itself(flow: Plane, home: Plane) -> tuple[Plane, NDArray[np.bool_]]:
-    """How far each pixel ends from where it began after both ways, (h, w), and where inside.
+    """Measure how far each pixel ends from its start after both ways, (h, w), and where inside.
 
     This and the next two are squares over those that are trusted to 1/e.
     """
@@ -176,7 +185,7 @@ def _misses_itself(flow: Plane, home: Plane) -> tuple[Plane, NDArray[np.bool_]]:
 
 
 def _disagrees(frame: Picture, reference: Picture, flow: Plane) -> Plane:
-    """How much both differ but for fine detail, (h, w)."""
+    """Measure how much both differ except in fine detail, (h, w)."""
     apart = cv2.subtract(frame, sample(reference, flow, cubic=False), dtype=cv2.CV_32F)
     apart = cv2.GaussianBlur(apart, (0, 0), _FINE)
     around = cv2.GaussianBlur(apart * apart, (0, 0), _AROUND)
@@ -184,7 +193,7 @@ def _disagrees(frame: Picture, reference: Picture, flow: Plane) -> Plane:
 
 
 def _strains(flow: Plane) -> Plane:
-    """How much neighbours part from one another, (h, w): faces do not tear."""
+    """Measure how much the flow of neighbours differs, (h, w): faces do not tear."""
     smooth = cv2.GaussianBlur(flow, (0, 0), _FINE)
     across, down = (cv2.Sobel(smooth, cv2.CV_32F, x, 1 - x, scale=1 / 8) for x in (1, 0))
     return (_squared(across) + _squared(down)) / np.float32(_STRAIN**2)
@@ -198,7 +207,7 @@ def _squared(vectors: Any) -> Plane:
 
 @lru_cache(maxsize=4)  # bounded: frames of a viewer may change their size all the time
 def _places(height: int, width: int) -> Plane:
-    """Each pixel's own x and y, (h, w, 2)."""
+    """Return each pixel's own x and y, (h, w, 2)."""
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     return np.stack((x, y), -1)
 
@@ -206,22 +215,27 @@ def _places(height: int, width: int) -> Plane:
 _own = local()
 
 
-def _searches() -> tuple[Any, Any, Any]:
-    """The searches there, back and once more: (finest scale, descents, rounds of refinement).
+def _searches(patch: int) -> tuple[Any, Any, Any]:
+    """Return the searches there, back and once more for patches of one size.
 
-    Each thread has its own, because a search of OpenCV's keeps its pyramids in itself.
+    Each has its finest scale, descents and rounds of refinement. Each thread has its own, because
+    OpenCV keeps the pyramids inside a search.
     """
-    if hasattr(_own, "searches"):
-        there, back, refine = _own.searches
-        return there, back, refine
-    searches = []
-    for finest, descents, rounds in ((1, 16, 5), (1, 12, 3), (0, 4, 2)):
-        search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        search.setFinestScale(finest)
-        search.setGradientDescentIterations(descents)
-        search.setVariationalRefinementIterations(rounds)
-        search.setPatchSize(_PATCH)
-        search.setPatchStride(_STRIDE)
-        searches.append(search)
-    _own.searches = searches
-    return searches[0], searches[1], searches[2]
+    if not hasattr(_own, "searches"):
+        _own.searches = {}
+    if patch not in _own.searches:
+        _own.searches[patch] = [
+            _search(patch, *steps) for steps in ((1, 16, 5), (1, 12, 3), (0, 4, 2))
+        ]
+    there, back, refine = _own.searches[patch]
+    return there, back, refine
+
+
+def _search(patch: int, finest: int, descents: int, rounds: int) -> Any:
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    search.setFinestScale(finest)
+    search.setGradientDescentIterations(descents)
+    search.setVariationalRefinementIterations(rounds)
+    search.setPatchSize(patch)
+    search.setPatchStride(patch // 2)
+    return search

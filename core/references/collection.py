@@ -17,15 +17,15 @@ Picture = NDArray[np.uint8]
 Kind = Literal["pictures", "pairs"]
 
 LEAST_SIDE = 32
-"""Pixels: a smaller picture shows nothing that could be carried."""
+"""Least side in pixels; a smaller picture has no detail to transfer."""
 LONGEST_SIDE = 2048
-"""Pixels: larger references are shrunk, as no frame needs more of a face."""
+"""Longest side in pixels; larger references are shrunk, as no frame needs more of a face."""
 MOST_IN_MEMORY = 1000
-"""References of one set."""
+"""Largest number of references in a set."""
 _PLAIN = 2.0
-"""Standard deviation in levels below which a picture shows nothing."""
+"""Standard deviation in levels of 255 below which a picture counts as plain."""
 _BUDGET = 192 << 20
-"""Bytes that the pictures of a set may take; what is beyond is kept compressed."""
+"""Bytes of uncompressed pictures in a set; the rest is kept compressed."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -33,20 +33,20 @@ class Reference:
     """One clean picture of the person; with a render it is a key pair.
 
     Raises:
-        InputError: a picture of another shape or dtype, without content, or too small.
+        InputError: a picture of another shape or dtype, of one plain colour, or too small.
     """
 
     picture: Picture
-    """(h, w, 3) RGB: how this view should look."""
+    """(h, w, 3) RGB: the true look of this view."""
     render: Picture | None = None
-    """(h, w, 3) RGB: how the renderer showed this view; None where only the picture is known."""
+    """(h, w, 3) RGB: the renderer's picture of this view; None where there is no render."""
     alpha: NDArray[np.uint8] | None = None
-    """(h, w): coverage of the picture, whose colours are straight, not premultiplied."""
+    """(h, w): coverage of the picture; its colours are straight, not premultiplied."""
     render_alpha: NDArray[np.uint8] | None = None
-    """(h, w): coverage of the render; None where it is that of the picture. Light avatars let the
-    ground through, so that the two differ even inside the head."""
+    """(h, w): coverage of the render; None where it equals that of the picture. Light avatars let
+    the ground through, so the two may differ even inside the head."""
     name: str = ""
-    """Where it came from, for messages."""
+    """Source of the picture, for messages."""
 
     def __post_init__(self) -> None:
         what = self.name or "a reference"
@@ -68,16 +68,16 @@ class Reference:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its planes."""
+        """Return the bytes of all planes."""
         return sum(plane.nbytes for plane in self.planes if plane is not None)
 
     @property
     def planes(self) -> tuple[NDArray[np.uint8] | None, ...]:
-        """Picture, render, and the alpha of both."""
+        """Return picture, render, alpha and render_alpha."""
         return self.picture, self.render, self.alpha, self.render_alpha
 
     def on_matte(self, matte: Sequence[float]) -> tuple[Picture, Picture | None]:
-        """Picture and render as opaque RGB, laid on a matte of three floats in [0, 1]."""
+        """Put picture and render on a matte, RGB in [0, 1], and return both opaque."""
         own = self.alpha if self.render_alpha is None else self.render_alpha
         render = None if self.render is None else _laid(self.render, own, matte)
         return _laid(self.picture, self.alpha, matte), render
@@ -86,8 +86,13 @@ class Reference:
 class References:
     """An immutable set of references of one kind: pictures, or key pairs.
 
-    Up to 192 MB of pictures are kept as they are; the rest is kept as lossless PNG in memory and
-    decoded when it is needed, so that 1,000 references of 512 x 512 take about 500 MB.
+    Up to 192 MB of pictures stay uncompressed. The rest is lossless PNG in memory, decoded on
+    demand: 1,000 references of 512 x 512 take about 500 MB.
+
+    >>> import numpy as np
+    >>> picture = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
+    >>> References([Reference(picture=picture)])
+    References(1 pictures, 0.0 MB)
 
     Raises:
         InputError: no reference, too many, or pictures mixed with key pairs.
@@ -120,9 +125,9 @@ class References:
         self.kind: Kind = kinds.pop()
         """Whether the set holds pictures or key pairs."""
         self.transparent: bool = transparent
-        """Whether any picture has alpha, so that it looks different on another ground."""
+        """Whether any picture has alpha, so that its look depends on the ground."""
         self.fingerprint: str = digest.hexdigest()[:16]
-        """Digest of all planes in their order, 16 hexadecimal digits."""
+        """Digest of all planes in order, 16 hexadecimal digits."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -139,7 +144,7 @@ class References:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that the set holds."""
+        """Return the bytes of memory that the set takes."""
         return sum(entry.nbytes for entry in self._entries)
 
 

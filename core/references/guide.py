@@ -52,6 +52,8 @@ _PATIENCE = 24
 """Frames of a stream after which a reference that was not found is sought again."""
 _ALIKE = 0.85
 """Likeness of the nearest reference from which a frame is compared with the others as it is."""
+_ROUNDS = 2
+"""How often the nearest reference is placed to find a nearer one."""
 _GROUNDS = 2
 """Grounds for which thumbnails are at hand."""
 _CACHED = 4
@@ -85,13 +87,13 @@ class _Placed:
 
     @cached_property
     def view(self) -> Tensor:
-        """The picture as (1, 3, h, w) in [0, 1]; made once: a stream asks for it often."""
+        """Return the picture as (1, 3, h, w) in [0, 1]; a stream asks for it often."""
         return to_tensor([self.picture])
 
 
 @dataclass(frozen=True, eq=False)
 class _Proposal:
-    """What one reference says about a frame."""
+    """The change that one reference proposes for a frame."""
 
     change: Plane
     confidence: Plane
@@ -108,13 +110,13 @@ class _Frame:
     contrast: Contrast
     subject: tuple[slice, slice] | None
     ground: Matte
-    """What references with alpha are laid on."""
+    """The colour behind references with alpha."""
     placements: dict[int, Placement | None] = field(default_factory=dict)
     """Where references lie on it, as far as that was asked."""
 
     @property
     def part(self) -> Part | None:
-        """The subject, shrunk, where it is known."""
+        """Shrink the subject, where it is known."""
         if self.subject is None:
             return None
         rows, columns = self.subject
@@ -125,7 +127,7 @@ class _Frame:
 class Guide:
     """Turns a set of references into guidance for frames of any size.
 
-    What it keeps between calls (thumbnails, placed references) only saves time: the same frame,
+    Its state between calls (thumbnails, placed references) only saves time: the same frame,
     references and earlier choice give the same bytes. Not for two threads at once: each gets a
     `twin`. And it counts in how many frames its references fit.
     """
@@ -162,7 +164,7 @@ class Guide:
         *,
         subject: tuple[slice, slice] | None = None,
     ) -> Guided:
-        """Find what the references say about a picture (h, w, 3) of uint8.
+        """Find the guidance of the references for a picture (h, w, 3) of uint8.
 
         `subject` are the rows and columns that show the person, if they are known.
         `before` is the choice of the last frame of a stream: its references fade out and others
@@ -194,10 +196,10 @@ class Guide:
         return _Frame(picture, thumbnail, contrast, subject, ground or self._matte)
 
     def _framed(self, frame: "_Frame", before: Choice) -> Thumbnail:
-        """The frame as references show the person, so that the nearest of them can be told.
+        """Cut the frame as references show the person, so that the nearest of them can be told.
 
-        Where none is alike as both are, it is cut as the reference in use lies on it, or else as
-        the one lies that seems nearest.
+        A frame that resembles one of them stays as it is. Others are cut by the placement of the
+        reference in use, or else of the one that seems nearest.
         """
         thumbnails = self._thumbnails(frame.ground)
         if max(frame.thumbnail.likeness(other) for other in thumbnails) >= _ALIKE:
@@ -205,26 +207,33 @@ class Guide:
         placed = [pick for pick in before if pick.placement is not None]
         if placed:
             best = max(placed, key=lambda pick: pick.weight)
-            index, placement = best.index, best.placement
-        else:
-            ((index, _),), _ = choose(thumbnails, frame.thumbnail, (), count=1)
-            placement = None if len(thumbnails) == 1 else self._found(index, frame)
-        if placement is None:
-            return frame.thumbnail
-        size = thumbnails[index].size
-        if size == frame.contrast.size and np.array_equal(placement.matrix, np.eye(2, 3)):
+            return self._cut(frame, best.index, best.placement)
+        framed, index = frame.thumbnail, -1
+        for _ in range(_ROUNDS if len(thumbnails) > 1 else 0):
+            last = index
+            ((index, _),), _ = choose(thumbnails, framed, (), count=1)
+            if index == last:
+                break
+            framed = self._cut(frame, index, self._found(index, frame))
+        return framed
+
+    def _cut(self, frame: "_Frame", index: int, placement: Placement | None) -> Thumbnail:
+        """Cut the frame as one reference shows the person, if it could be placed."""
+        size = self._thumbnails(frame.ground)[index].size
+        as_it_is = size == frame.contrast.size
+        if placement is None or (as_it_is and np.array_equal(placement.matrix, np.eye(2, 3))):
             return frame.thumbnail
         return seen_through(frame.picture, placement, size)
 
     def _found(self, index: int, frame: "_Frame") -> Placement | None:
-        """Where a reference lies on a frame; sought once a frame."""
+        """Place a reference on a frame, once."""
         if index not in frame.placements:
             thumbnail = self._thumbnails(frame.ground)[index]
             frame.placements[index] = place_reference(frame.thumbnail, thumbnail, part=frame.part)
         return frame.placements[index]
 
     def _thumbnails(self, ground: Matte) -> list[Thumbnail]:
-        """All references as a renderer shows them on a ground."""
+        """Shrink all references as a renderer shows them on a ground."""
         if ground not in self._laid:
             while len(self._laid) >= _GROUNDS:
                 del self._laid[next(iter(self._laid))]
@@ -237,7 +246,7 @@ class Guide:
         before: Pick | None,
         frame: "_Frame",
     ) -> tuple[Pick, "_Proposal | None"]:
-        """What one reference proposes, from where it lay on the frame before if it still does."""
+        """Propose the change of one reference, from its last place on the frame if it fits."""
         if before is not None and before.placement is not None:
             proposal = self._propose(pick.index, before.placement, frame, before.course)
             trust = float(proposal.confidence.mean())
@@ -262,18 +271,18 @@ class Guide:
         return _propose(frame, placed, before)
 
     def twin(self) -> "Guide":
-        """A guide of the same set for another stream; pictures and thumbnails are shared."""
+        """Return a guide of the same set for another stream; pictures and thumbnails are shared."""
         twin = copy(self)
         twin._laid, twin._placed, twin.fit = dict(self._laid), {}, ReferenceFit()
         return twin
 
     @property
     def complaint(self) -> str | None:
-        """One line if no reference fitted most of the frames so far; None if all is well."""
+        """Return one line if no reference fitted most frames so far; None if all is well."""
         return self.fit.complaint(self.references.kind)
 
     def count(self, guided: Guided) -> None:
-        """Count a frame that was restored with what `guide` said of it."""
+        """Count a frame that was restored with this guidance."""
         self.fit = self.fit.with_frame(fits=guided.fits)
 
     def _place(self, index: int, placement: Placement, frame: "_Frame") -> _Placed:
@@ -288,7 +297,7 @@ class Guide:
 
 
 def _shown(pair: tuple[Picture, Picture | None]) -> Picture:
-    """What a renderer would show of a reference: the render of a key pair, else the picture."""
+    """Return the view that a renderer gives: the render of a key pair, else the picture."""
     picture, render = pair
     return picture if render is None else render
 
@@ -328,8 +337,9 @@ def _rounded(plane: Plane) -> Picture:
 
 
 def _propose(frame: _Frame, placed: _Placed, before: Course | None) -> _Proposal:
-    """What one reference proposes, going on from the alignment of the frame before."""
-    picture, alignment = frame.picture, align(frame.contrast, placed.contrast, before)
+    """Propose the change of one reference, from the alignment of the frame before."""
+    picture, fine = frame.picture, placed.render is not None
+    alignment = align(frame.contrast, placed.contrast, before, fine=fine)
     flow, confidence, course = alignment.flow, alignment.confidence, alignment.course
     if not placed.covered.all():
         confidence = confidence * sample(placed.covered, flow, cubic=False)
@@ -347,7 +357,7 @@ def _propose(frame: _Frame, placed: _Placed, before: Course | None) -> _Proposal
 
 
 def _relit(reference: Picture, picture: Picture) -> Plane:
-    """The reference (h, w, 3) in the picture's light, of [0, 1]."""
+    """Relight the reference (h, w, 3) as the picture is lit, of [0, 1]."""
     height, width = picture.shape[:2]
     cells = tuple(max(side // _LIGHT_CELL, 1) for side in (width, height))
     ours, theirs = (
@@ -367,7 +377,7 @@ def _relit(reference: Picture, picture: Picture) -> Plane:
 def _mix(
     proposals: Sequence[tuple[float, Plane, Plane]], size: tuple[int, int]
 ) -> tuple[Plane, Plane]:
-    """Means of changes and confidences, each counted by its weight and its confidence."""
+    """Average changes and confidences, each counted by its weight and its confidence."""
     if not proposals:
         return np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
     if len(proposals) == 1:

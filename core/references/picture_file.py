@@ -1,7 +1,7 @@
-"""The facts in the header of a picture file that OpenCV does not report.
+"""Facts from the header of a picture file that OpenCV does not report.
 
-These are the way up that EXIF states, colours that are not RGB, alpha that was multiplied in,
-and a file that ends too early.
+These are the orientation from EXIF, colours other than RGB, premultiplied alpha, and a file
+that ends too early.
 Sources: PNG (W3C, third edition), JPEG (ITU T.81), EXIF 2.32, TIFF 6.0, WebP's container.
 """
 
@@ -14,31 +14,31 @@ _EXIF = b"Exif\0\0"
 _ORIENTATION, _PHOTOMETRIC, _SAMPLES, _EXTRA = 274, 262, 277, 338
 """TIFF tags, which EXIF shares."""
 _TIFF_COLORS = {5: "CMYK", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB"}
-"""Values of the photometric interpretation that are decoded to wrong colours."""
+"""Values of the photometric interpretation that OpenCV decodes to wrong colours."""
 _TIFF_NUMBERS = {3: "H", 4: "I"}
-"""Types of TIFF fields, and their codes for struct."""
+"""Types of TIFF fields, with their codes for struct."""
 _NO_FRAME_HEADERS = (0xC4, 0xC8, 0xCC)
-"""Markers of JPEG among the frame headers, C0 to CF, that are none."""
+"""Markers of JPEG between C0 and CF that are not frame headers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureFacts:
-    """What a file says of itself."""
+    """The facts in a file's header."""
 
     kind: str
     """PNG, JPEG, WebP, TIFF or BMP."""
     orientation: int = 1
-    """EXIF's, 1 (upright) to 8, as far as OpenCV leaves it to the caller."""
+    """Orientation of EXIF that OpenCV does not apply itself, 1 (upright) to 8."""
     colors: str = "RGB"
-    """RGB stands for grey and palettes too; else CMYK or another space that is not read."""
+    """RGB, which includes grey and palettes, else CMYK or another colour space."""
     premultiplied: str = "never"
-    """never, always, or "8 bit": whether OpenCV gives colours that alpha was multiplied into."""
+    """Whether OpenCV returns premultiplied colours: never, always, or "8 bit"."""
     whole: bool = True
-    """False where the file ends before its picture does."""
+    """False where the file ends before the picture is complete."""
 
 
 def picture_facts(data: bytes) -> PictureFacts | None:
-    """Read a file's header; None where it is no PNG, JPEG, WebP, TIFF or BMP."""
+    """Read a file's header; None if it is not PNG, JPEG, WebP, TIFF or BMP."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return _png(data)
     if data.startswith(b"\xff\xd8\xff"):
@@ -75,7 +75,7 @@ def _jpeg(data: bytes) -> PictureFacts:
             orientation = _orientation(data[body:end])
         elif 0xC0 <= marker <= 0xCF and marker not in _NO_FRAME_HEADERS:
             colors = "CMYK" if data[body + 5 : body + 6] == b"\x04" else "RGB"
-        elif marker == 0xDA:  # from here on there is only the picture, and the end's own marker
+        elif marker == 0xDA:  # only the picture and the end marker follow
             whole = data.find(b"\xff\xd9", end) >= 0
             return PictureFacts(kind="JPEG", orientation=orientation, colors=colors, whole=whole)
         place = end
@@ -98,7 +98,7 @@ def _tiff(data: bytes) -> PictureFacts:
     colors = _TIFF_COLORS.get(tags.get(_PHOTOMETRIC, 2), "RGB")
     if tags.get(_SAMPLES) == 2:
         colors = "grey with alpha"
-    # libtiff multiplies separate alpha (2) into 8 bits; it was multiplied into the file's own (1)
+    # type 1 is premultiplied in the file; libtiff multiplies type 2 into 8-bit colours
     premultiplied = {1: "always", 2: "8 bit"}.get(tags.get(_EXTRA, 0), "never")
     # OpenCV turns TIFF upright by itself
     return PictureFacts(kind="TIFF", colors=colors, premultiplied=premultiplied)
@@ -110,7 +110,7 @@ def _orientation(exif: bytes) -> int:
 
 
 def _tags(tiff: bytes) -> dict[int, int]:
-    """The first number of each field of the first directory; empty where it makes no sense."""
+    """Return the first number of each field of the first directory; empty if damaged."""
     order = ">" if tiff[:2] == b"MM" else "<"
     found = {}
     try:
@@ -119,7 +119,7 @@ def _tags(tiff: bytes) -> dict[int, int]:
         for entry in range(place + 2, place + 2 + 12 * count, 12):
             tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
             if kind in _TIFF_NUMBERS:
-                # longer fields lie elsewhere; those that are asked for have one number
+                # longer fields lie elsewhere; the fields read here have one number
                 found[tag] = struct.unpack_from(f"{order}{_TIFF_NUMBERS[kind]}", tiff, entry + 8)[0]
     except struct.error:
         return {}

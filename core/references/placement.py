@@ -20,7 +20,7 @@ Matrix = NDArray[np.float64]
 _Spectra = tuple[NDArray[np.complex128], NDArray[np.complex128], NDArray[np.complex128]]
 
 _SIDE = 64
-"""Pixels: the longest side of what is correlated."""
+"""Pixels: the longest side of the pictures that are correlated."""
 _CUT = 128
 """Pixels: the longest side of a frame that is cut as a reference is."""
 _ROOM = 160
@@ -51,7 +51,7 @@ class Placement:
 
     @property
     def scale(self) -> float:
-        """Pixels of the reference for each pixel of the frame."""
+        """Return the pixels of the reference for each pixel of the frame."""
         return float(np.hypot(self.matrix[0, 0], self.matrix[1, 0]))
 
 
@@ -78,7 +78,7 @@ class Thumbnail:
 
     @cached_property
     def descriptor(self) -> NDArray[np.float32]:
-        """(1024,) of length 1: the contrast at 32 x 32, for comparing many pictures."""
+        """Return (1024,) of length 1: the contrast at 32 x 32, for comparing many pictures."""
         small = cv2.resize(self.contrast, (32, 32), interpolation=cv2.INTER_AREA).ravel()
         return np.asarray(small / max(float(np.linalg.norm(small)), 1e-6), np.float32)
 
@@ -87,7 +87,7 @@ class Thumbnail:
         return float(self.descriptor @ other.descriptor)
 
     def spectra(self, shrink: float = 1.0) -> _Spectra:
-        """Of the picture so many times smaller, its square and its extent."""
+        """Transform the picture so many times smaller, its square and its extent."""
         if shrink not in self._spectra:
             height, width = self.contrast.shape
             turn = np.array(
@@ -177,7 +177,7 @@ def _score(candidate: _Candidate) -> float:
 
 
 def _shifted(frame: Thumbnail, reference: Thumbnail, scale: float, tilt: float) -> _Candidate:
-    """The best shift of a reference that is `scale` times as large and tilted by degrees."""
+    """Find the best shift of a reference that is `scale` times as large and tilted by degrees."""
     turn = _turned(reference.contrast.shape, tilt, min(scale, 1.0))
     turned: Any
     extent: Any
@@ -233,7 +233,7 @@ def _turned(shape: tuple[int, ...], tilt: float, scale: float) -> _Turn:
 
 
 def _in_pixels(matrix: Matrix, frame: Thumbnail, reference: Thumbnail) -> Matrix:
-    """The same map between the pictures that the thumbnails were made of."""
+    """Return the same map between the pictures that the thumbnails were made of."""
     shrink = [max(t.contrast.shape) / max(t.size) for t in (frame, reference)]
     whole = matrix.copy()
     # pixel centres: (x + 0.5) of a picture is (x + 0.5) * shrink of its thumbnail
@@ -244,7 +244,7 @@ def _in_pixels(matrix: Matrix, frame: Thumbnail, reference: Thumbnail) -> Matrix
 
 
 def _correlation(frame: Thumbnail, reference: Thumbnail, matrix: Matrix) -> float:
-    """Of the overlap of both as they lie."""
+    """Correlate the overlap of both as they lie."""
     shrink = [max(t.contrast.shape) / max(t.size) for t in (frame, reference)]
     small = matrix.copy()
     small[:, :2] *= shrink[1] / shrink[0]

@@ -1,4 +1,4 @@
-"""References from files: pictures of a person, or renders beside their truths."""
+"""Readers of references: pictures of a person, or renders with their truths."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,25 +22,33 @@ __all__ = [
 
 Picture = NDArray[np.uint8]
 _Pair = tuple[Path | None, Path]
-"""A render, where there is one, and the picture."""
+"""A render, if there is one, and the picture."""
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _FORMATS = "PNG, JPEG, WebP, TIFF or BMP"
 _RENDERS, _PHOTOS = "renders", "photos"
 _NAMED = 3
-"""File names that a message shows."""
+"""Number of file names in a message."""
 
 
 def read_references(source: str | Path | Sequence[str | Path]) -> References:
     """Read a set of references from a picture, a folder, or a list of pictures and folders.
 
-    Of a folder the pictures in it are taken, sorted by name: PNG, JPEG, WebP, TIFF and BMP.
-    Hidden files and sub-folders are left out. A folder that holds `renders/` and `photos/` is a
-    set of key pairs, see `read_pairs`.
+    A folder contributes its PNG, JPEG, WebP, TIFF and BMP files, sorted by name, without hidden
+    files and sub-folders. A folder that holds `renders/` and `photos/` is a set of key pairs; see
+    `read_pairs`.
+
+    >>> import cv2, tempfile
+    >>> picture = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
+    >>> with tempfile.TemporaryDirectory() as photos:
+    ...     written = cv2.imwrite(f"{photos}/photo.png", picture)
+    ...     references = read_references(photos)
+    >>> len(references), references.kind
+    (1, 'pictures')
 
     Raises:
-        InputError: nothing there, a picture that cannot be used, more than 1,000 of them, or
-            pictures mixed with key pairs.
+        InputError: no picture, an unusable picture, more than 1,000 pictures, or pictures mixed
+            with key pairs.
     """
     given = [source] if isinstance(source, str | Path) else list(source)
     pairs = [pair for one in given for pair in _found_in(Path(one))]
@@ -48,14 +56,14 @@ def read_references(source: str | Path | Sequence[str | Path]) -> References:
 
 
 def read_pairs(renders: str | Path, truths: str | Path) -> References:
-    """Read key pairs from two folders: a render and its truth have one name but for the suffix.
+    """Read key pairs from two folders; a render and its truth share a name except the suffix.
 
-    Pictures without a partner are left out. Each counts with its own alpha; where only one of the
-    two has any, it counts for both.
+    Pictures without a partner are left out. Render and truth have an alpha each; if only one of
+    them has alpha, it counts for both.
 
     Raises:
-        InputError: a folder without pictures, no name that is in both, several pictures of one
-            name, a pair of two sizes, more than 1,000 pairs, or a picture that cannot be used.
+        InputError: a folder without pictures, no common name, several pictures of one name, a
+            pair of two sizes, more than 1,000 pairs, or an unusable picture.
     """
     return References(_read_all(_matched(Path(renders), Path(truths))))
 
@@ -63,9 +71,8 @@ def read_pairs(renders: str | Path, truths: str | Path) -> References:
 def read_picture_rgba(path: str | Path) -> tuple[Picture, Picture | None]:
     """Read a picture as RGB (h, w, 3) and its straight alpha (h, w), both uint8.
 
-    Grey becomes RGB and 16 bits are rounded to 8. The picture is turned upright as its EXIF data
-    say. Alpha is None where there is none, and where every pixel is opaque. Colour profiles are
-    ignored.
+    Grey becomes RGB, 16 bits are rounded to 8, and the orientation of EXIF is applied. Alpha is
+    None where there is none, and where every pixel is opaque. Colour profiles are ignored.
 
     Raises:
         InputError: no such file, another format, damaged, CMYK or another colour space, or more
@@ -76,16 +83,16 @@ def read_picture_rgba(path: str | Path) -> tuple[Picture, Picture | None]:
 
 
 def decode_picture_rgba(data: bytes, path: str | Path) -> tuple[Picture, Picture | None]:
-    """Decode the bytes of a picture's file as `read_picture_rgba` does; `path` names it.
+    """Decode the bytes of a picture file like `read_picture_rgba`; `path` is for messages.
 
     Raises:
-        InputError: as there.
+        InputError: as `read_picture_rgba`.
     """
     facts = picture_facts(data)
     if facts is None:
-        raise InputError(f"{path} is no picture of a format that is read: save it as {_FORMATS}")
+        raise InputError(f"{path} is not a picture in a supported format: save it as {_FORMATS}")
     if facts.colors != "RGB":
-        raise InputError(f"{path} is {facts.colors}, which is not read: save it as RGB")
+        raise InputError(f"{path} is {facts.colors}, which is not supported: save it as RGB")
     if not facts.whole:
         raise InputError(f"{path} is damaged, it ends in the middle of the picture: copy it again")
     return _planes(_decoded(data, path), facts, path)
@@ -106,10 +113,10 @@ def _bytes_of(path: Path) -> bytes:
 def _decoded(data: bytes, path: str | Path) -> NDArray[Any]:
     try:
         stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:  # a size beyond all reason
+    except cv2.error as error:  # an absurd size
         raise InputError(f"{path} cannot be decoded ({error.err}): save it anew") from error
     if stored is None:
-        raise InputError(f"{path} cannot be decoded: it is damaged, or of a kind that is not read")
+        raise InputError(f"{path} cannot be decoded: it is damaged or not supported")
     if stored.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{path} has {stored.dtype} pixels: save it with 8 or 16 bits a channel")
     return np.asarray(stored)
@@ -118,7 +125,7 @@ def _decoded(data: bytes, path: str | Path) -> NDArray[Any]:
 def _planes(
     stored: NDArray[Any], facts: PictureFacts, path: str | Path
 ) -> tuple[Picture, Picture | None]:
-    """Colour and alpha of what OpenCV decoded, (h, w) or (h, w, 1 to 4) with blue first."""
+    """Split OpenCV's pixels, (h, w) or (h, w, 1 to 4) with blue first, into colour and alpha."""
     layers = np.atleast_3d(_upright(stored, facts.orientation))
     if layers.shape[2] not in (1, 3, 4):
         raise InputError(f"{path} has {layers.shape[2]} channels: save it as RGB")
@@ -140,7 +147,7 @@ def _planes(
 
 
 def _upright(stored: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Turn a picture as EXIF's orientation, 1 to 8, says."""
+    """Turn a picture upright by the orientation of EXIF, 1 to 8."""
     if orientation > 4:
         stored = stored.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -160,7 +167,7 @@ def _found_in(source: Path) -> list[_Pair]:
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder, sorted by name; at least one."""
+    """List the pictures of a folder, sorted by name; at least one."""
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}; name a folder of pictures")
     try:
@@ -178,7 +185,7 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 
 def _matched(renders: Path, truths: Path) -> list[_Pair]:
-    """The pictures of both folders that have one stem, sorted by it."""
+    """Pair the pictures of both folders by stem, sorted by it."""
     ours, theirs = _by_stem(renders), _by_stem(truths)
     both = sorted(ours.keys() & theirs.keys())
     if not both:
@@ -202,14 +209,14 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """The first few names."""
+    """Join the first few names."""
     every = list(names)
     rest = f" and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
     return ", ".join(every[:_NAMED]) + rest
 
 
 def _read_all(pairs: Sequence[_Pair]) -> Iterator[Reference]:
-    """Read one after the other; too many are refused before the first."""
+    """Read references one by one; too many are refused before the first is read."""
     if len(pairs) > MOST_IN_MEMORY:
         raise InputError(
             f"{len(pairs)} references were given, a set takes at most {MOST_IN_MEMORY}: leave some "
@@ -234,7 +241,7 @@ def _read_one(render: Path | None, picture: Path) -> Reference:
             f"{render} is {ours} pixels and {picture} {theirs}: the two pictures of a key pair "
             f"need one size"
         )
-    if alpha is None or covered is None:  # a photograph without alpha: the render's counts for both
+    if alpha is None or covered is None:  # one alpha counts for both, as for a photograph
         alpha = covered = covered if alpha is None else alpha
     return Reference(
         picture=color, render=shown, alpha=alpha, render_alpha=covered, name=str(picture)

@@ -1,7 +1,7 @@
-"""The way in: a restorer by name, and frames through it.
+"""The entry point: a restorer by name, and the restoration of frames.
 
-`registry` loads a restorer from a name or a file. `frames` sends frames through it: it crops to the
-alpha box, lays a matte, applies strength and references, and puts alpha back.
+`registry` loads a restorer by name or from a file. `frames` restores frames with it: it crops to
+the alpha box, adds a matte, applies strength and references, and puts alpha back.
 """
 
 from splatmend.core.restore.frames import (

@@ -1,4 +1,4 @@
-"""Frames through a restorer: alpha, strength and the colour lock, in one place for all users."""
+"""Restoration of frames: alpha, strength, references and the colour lock, for all callers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,22 +30,33 @@ __all__ = [
     "take_back",
 ]
 
-_BOX_GRID = 64  # the box moves in steps of this, so that a moving head rarely changes its size
-_BOX_PAD = 32  # context for the network around what is visible
+_BOX_GRID = 64  # pixels; on this grid a moving head rarely changes the size of the box
+_BOX_PAD = 32  # pixels of context for the network around the visible part
 
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """How much of a restorer's work is kept."""
+    """Strength, colour lock, magnification and matte of a restoration.
+
+    >>> RestoreOptions(strength=0.5).strength
+    0.5
+    >>> RestoreOptions(strength=2)
+    Traceback (most recent call last):
+    ...
+    splatmend.core.errors.InputError: strength must lie in [0, 1], got 2
+
+    Raises:
+        InputError: strength outside [0, 1], or magnify below 1.
+    """
 
     strength: float = 1.0
-    """Share of the residual, 0 (the input) to 1."""
+    """Share of the residual to apply: 0 returns the input, 1 the full restoration."""
     color_lock: bool = True
-    """Keep the input's low frequencies, so that colours neither shift nor drift."""
+    """Whether to keep the input's low frequencies, so that colours neither shift nor drift."""
     magnify: int | None = None
-    """Times a frame's size at which it is restored; None: 2 where it is small, else 1."""
+    """Factor by which a frame is enlarged for the network; None: 2 for small frames, else 1."""
     matte: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """What frames with alpha are laid on for the network: the ground it was trained on."""
+    """RGB in [0, 1] behind frames with alpha; the networks were trained on white."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -54,9 +65,10 @@ class RestoreOptions:
             raise InputError(f"magnify must be a whole number from 1 on, got {self.magnify}")
 
     def sized(self, restorer: Restorer, size: tuple[int, int]) -> "RestoreOptions":
-        """The same with `magnify` decided for frames of (height, width).
+        """Return the same options with `magnify` decided for frames of (height, width).
 
-        The frame decides, not the part of it that is restored: that changes as a head moves.
+        The size of the frame decides, not that of the restored part, which changes as a head
+        moves.
         """
         if self.magnify is not None:
             return self
@@ -65,10 +77,10 @@ class RestoreOptions:
 
 @dataclass(frozen=True, eq=False)
 class LaidOut:
-    """A frame as a network sees it: its visible part, opaque."""
+    """The visible part of a frame, opaque, as the network sees it."""
 
     box: tuple[slice, slice]
-    """The part, rows and columns."""
+    """Rows and columns of the part."""
     rgb: Tensor
     """(1, 3, h, w) in [0, 1], on the matte where the frame has alpha."""
 
@@ -76,7 +88,7 @@ class LaidOut:
 def restore_pixels(
     restorer: Restorer, rgb: Tensor, options: RestoreOptions, guidance: Guidance | None = None
 ) -> Tensor:
-    """Restore opaque (n, 3, h, w) in [0, 1] and blend; same shape, dtype and device."""
+    """Restore opaque (n, 3, h, w) in [0, 1] by the options; same shape, dtype and device."""
     if options.strength == 0:
         return rgb.clone()
     times = options.sized(restorer, (rgb.shape[2], rgb.shape[3])).magnify or 1
@@ -96,7 +108,7 @@ def restore_pixels(
 
 
 def _enlarged(restorer: Restorer, rgb: Tensor, times: int, guidance: Guidance | None) -> Tensor:
-    """Restore a picture made so many times as large; what that changes goes back by its mean."""
+    """Restore an enlarged picture and add the change, averaged back to the picture's size."""
     source = rgb.float()
 
     def enlarged(plane: Tensor) -> Tensor:
@@ -112,7 +124,7 @@ def _enlarged(restorer: Restorer, rgb: Tensor, times: int, guidance: Guidance | 
 
 
 def as_guide(references: References | Guide | None, options: RestoreOptions) -> Guide | None:
-    """A guide for references that are none yet, on the matte of the options."""
+    """Make a guide of plain references, with the matte of the options."""
     if isinstance(references, References):
         return Guide(references, matte=options.matte)
     return references
@@ -125,9 +137,9 @@ def guide_picture(
     *,
     subject: tuple[slice, slice] | None = None,
 ) -> Guided:
-    """Guidance for one opaque picture (1, 3, h, w) in [0, 1], on its device, and the choice.
+    """Guide one opaque picture (1, 3, h, w) in [0, 1]; the guidance is on its device.
 
-    `before` is the choice for the frame before, in a stream, `subject` the part of the picture
+    In a stream `before` is the choice for the last frame. `subject` is the part of the picture
     that shows the person, if it is known.
     """
     guided = guide.guide(from_tensor(rgb, np.uint8)[0], before, subject=subject)
@@ -137,10 +149,10 @@ def guide_picture(
 def guide_frame(
     guide: Guide, frame: Frame, laid_out: LaidOut, options: RestoreOptions, before: Choice = ()
 ) -> Guided:
-    """Guidance for what `lay_out` made of a frame; see `guide_picture`.
+    """Guide a frame after `lay_out`; see `guide_picture`.
 
-    It is found on the whole frame and then cut: references show whole frames as well, and lie
-    where they lay when the part moves.
+    The guidance is computed on the whole frame and then cut to the part. References show whole
+    frames too, and their placement must not change when the part moves.
     """
     if frame.alpha is None:
         return guide_picture(guide, laid_out.rgb, before)
@@ -162,14 +174,20 @@ def restore_frames(
     *,
     references: References | Guide | None = None,
 ) -> list[Frame]:
-    """Restore frames of one size as a batch; every plane but colour is passed through.
+    """Restore frames of one size as a batch; planes other than colour pass through.
 
-    Frames with alpha are un-premultiplied, laid on the matte, restored inside the
-    box of what is visible only, and premultiplied again if they came so. Alpha is
-    never changed, and where it is 0 the colour is the input's, bit for bit.
+    Frames with alpha are put on the matte and restored inside the box of their visible pixels.
+    Premultiplied frames come back premultiplied. Alpha is never changed, and where it is 0
+    the colour is the input's, bit for bit.
 
     `references` are pictures of the person; each frame is guided by itself. Pass a `Guide` to
     prepare them once for many calls.
+
+    >>> import numpy as np
+    >>> from splatmend.core.restore.registry import load_restorer
+    >>> frame = Frame(color=np.zeros((64, 64, 3), np.uint8))
+    >>> restore_frames(load_restorer("compact", device="cpu"), [frame])
+    [Frame(color (64, 64, 3) uint8, pts=None, stream_id='')]
 
     Raises:
         InputError: no frame, or frames of several sizes or dtypes.
@@ -193,7 +211,7 @@ def restore_frames(
 
 
 def lay_out(frame: Frame, options: RestoreOptions, device: torch.device) -> LaidOut | None:
-    """One frame as the network is to see it; None where no pixel is visible."""
+    """Return the visible part of a frame, opaque; None where no pixel is visible."""
     if frame.alpha is None:
         whole = (slice(0, frame.size[0]), slice(0, frame.size[1]))
         return LaidOut(whole, to_tensor([frame.color], device))
@@ -206,7 +224,7 @@ def lay_out(frame: Frame, options: RestoreOptions, device: torch.device) -> Laid
 def _on_matte(
     frame: Frame, part: tuple[slice, slice], options: RestoreOptions, device: torch.device
 ) -> Tensor:
-    """A part of a frame with alpha, opaque on the matte, (1, 3, h, w) in [0, 1]."""
+    """Put a part of a frame with alpha on the matte, (1, 3, h, w) in [0, 1]."""
     assert frame.alpha is not None
     color, alpha = to_tensor([frame.color[part]], device), to_tensor([frame.alpha[part]], device)
     over = color if frame.alpha_kind == "premultiplied" else color * alpha
@@ -215,18 +233,18 @@ def _on_matte(
 
 
 def take_back(frame: Frame, laid_out: LaidOut, restored: Tensor) -> Frame:
-    """The frame with what became of its `lay_out`, (1, 3, h, w); alpha as it came."""
+    """Put the restored part (1, 3, h, w) back into its frame; alpha stays the same."""
     if frame.alpha is None:
         return frame.with_color(_one(restored, frame.color.dtype))
     box, device = laid_out.box, restored.device
     color, alpha = to_tensor([frame.color[box]], device), to_tensor([frame.alpha[box]], device)
     premultiplied = frame.alpha_kind == "premultiplied"
     residual = restored - laid_out.rgb
-    # what the network changed was seen through alpha: the colour behind it moves by as much,
-    # no more, so that a faint rim cannot blow up
+    # the network saw the colour through alpha; the colour itself moves by no more than the
+    # residual, so that a faint rim cannot blow up
     mended = color + residual * (alpha if premultiplied else 1)
     limit = alpha if premultiplied else torch.ones_like(alpha)
-    # a renderer's own colour may exceed alpha (glow): never clamp below what came
+    # a renderer's own colour may exceed alpha (glow): never clamp below the input
     mended = torch.minimum(mended.clamp(min=0), torch.maximum(limit, color))
     whole = frame.color.copy()
     whole[box] = np.where(
@@ -250,13 +268,13 @@ def _restore_with_alpha(
 
 
 def _guide_all(guide: Guide, rgb: Tensor) -> Guidance:
-    """Guidance for each of (n, 3, h, w) by itself."""
+    """Guide each of (n, 3, h, w) by itself."""
     each = []
     for picture in rgb:
         guided = guide_picture(guide, picture[None])
         guide.count(guided)
         each.append(guided.guidance)
-    if any(g.view is not None for g in each):  # a picture that is its own view is not changed by it
+    if any(g.view is not None for g in each):  # a picture as its own view changes nothing
         each = [
             g if g.view is not None else replace(g, view=picture[None].float())
             for g, picture in zip(each, rgb, strict=True)
@@ -269,7 +287,7 @@ def _one(tensor: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def alpha_box(alpha: NDArray[Any]) -> tuple[slice, slice] | None:
-    """The padded box around everything visible, snapped to 64 pixels; None if nothing is."""
+    """Return the padded box around visible pixels, on a grid of 64; None where there are none."""
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
     if not rows.size:
         return None

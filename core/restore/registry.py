@@ -1,4 +1,4 @@
-"""From a name or a file to a restorer."""
+"""Restorers by name or from a file."""
 
 import os
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _UPSTREAM_SUFFIXES = (".pkl", ".pt", ".pth")
 
 
 def available_restorers() -> list[str]:
-    """Names that `load_restorer` knows without a file; "turbo" needs one and is not among them."""
+    """List the names that `load_restorer` knows without a file; "turbo" needs one."""
     return sorted([*_WITHOUT_WEIGHTS, _COMPACT])
 
 
@@ -38,12 +38,17 @@ def load_restorer(
 
     "turbo" is the checkpoint that the environment variable SPLATMEND_TURBO names.
 
+    >>> restorer = load_restorer("compact", device="cpu")
+    >>> restorer.traits.name, restorer.device
+    ('compact', device(type='cpu'))
+
     Args:
         name_or_path: one of `available_restorers`, "turbo", or a path.
-        device: torch's ("cpu", "cuda:1"); "auto" takes the first accelerator, else the CPU.
+        device: a device of torch ("cpu", "cuda:1"); "auto" takes the first accelerator, or the
+            CPU if there is none.
         base: for turbo only: the folder of SD-Turbo, or "download"; without it, the folder
             that SPLATMEND_SD_TURBO names, or the hub's cache.
-        adapter: for compact only: a personal adapter that `splatmend train --rank` made.
+        adapter: for compact only: a personal adapter from `splatmend train --rank`.
 
     Raises:
         UnknownModelError: neither a known name nor a file.
@@ -76,7 +81,7 @@ def _refuse_adapter(name: str | Path, adapter: str | Path | None) -> None:
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """Turn an option into a device that exists here.
+    """Turn an option into a device of this machine.
 
     Raises:
         InputError: torch does not know the device, or the machine does not have it.
@@ -108,7 +113,7 @@ def _turbo_path() -> Path:
 
 
 def _load_turbo(path: Path, name: str, device: torch.device, base: str | Path | None) -> Restorer:
-    try:  # here: diffusers takes seconds to import, and compact does without
+    try:  # here: diffusers takes seconds to import, and compact does not need it
         from splatmend.core.turbo.files import read_turbo
         from splatmend.core.turbo.restorer import load_turbo
     except ModuleNotFoundError as error:
@@ -141,7 +146,7 @@ def _load_compact(
     lora = None if adapter is None else load_adapter(Path(adapter), weights)
     try:
         config = config_from_json(CompactConfig, header.config)
-        if lora is not None:  # who was fitted to one avatar knows its size, and what to wipe off
+        if lora is not None:  # an adapter has learned its avatar's size and detail
             config = replace(config, detail_floor=False, small=0)
         network = Compact(config)
         network.load_state_dict(weights)
@@ -167,7 +172,7 @@ def _load_compact(
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """Half precision where the hardware multiplies in it; elsewhere it is ten times slower."""
+    """Pick half precision where the hardware supports it; elsewhere it is ten times slower."""
     if device.type == "cpu":
         capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         has_bf16 = bool(capabilities.get("avx512_bf16"))

@@ -1,5 +1,6 @@
-"""turbo, the SD-Turbo one-step restorer. Needs diffusers, so it is imported late.
+"""turbo, the SD-Turbo one-step restorer. It needs diffusers and is therefore imported late.
 
-`restorer` keeps the contract over `network`. `files`, `pickles` and `folders` read checkpoints, and
-`base` finds SD-Turbo itself. `views` mixes in reference views, `guidance` degradation scores.
+`restorer` implements the contract with `network`. `files`, `pickles` and `folders` read
+checkpoints, and `base` finds SD-Turbo itself. `views` mixes in reference views, and `guidance`
+adapts the weights to degradation scores.
 """

@@ -1,4 +1,4 @@
-"""LoRA for turbo: which layers get it, under which names, and what else is trained.
+"""LoRA for turbo: its target layers, their names, and the other trained weights.
 
 The lists are img2img-turbo's (src/pix2pix_turbo.py).
 """
@@ -32,7 +32,7 @@ VAE_TARGETS = (
 
 
 def decoder_targets(vae: nn.Module) -> tuple[str, ...]:
-    """Full names of the decoder's layers alone, as Difix trains them."""
+    """Return the full names of the decoder's target layers, as Difix trains them."""
     return tuple(
         name
         for name, _ in vae.named_modules()
@@ -48,9 +48,9 @@ def add_lora(
     unet_targets: Sequence[str] | str = UNET_TARGETS,
     vae_targets: Sequence[str] | str = VAE_TARGETS,
 ) -> None:
-    """Put fresh LoRA layers into both networks through peft, in place; the base is frozen.
+    """Add new LoRA layers to both networks through peft, in place, and freeze the base.
 
-    The scale is 8 / rank, as in upstream's files. A rank of 0 leaves that network alone.
+    The scale is 8 / rank, as in upstream's files. A rank of 0 leaves that network unchanged.
     Weights are drawn from torch's global generator: seed it for a repeatable start.
     """
     from peft import LoraConfig  # here: inference works without peft
@@ -69,7 +69,7 @@ def add_lora(
 
 
 def trainable_parameters(network: Turbo) -> Iterator[tuple[str, nn.Parameter]]:
-    """What is trained beside the frozen base, each once: LoRA, skip convolutions, UNet conv_in."""
+    """Yield the trained weights, each once: LoRA, skip convolutions, the UNet's conv_in."""
     for name, parameter in network.named_parameters():
         if ".lora_" in name or ".skip_conv_" in name or name.startswith("unet.conv_in."):
             yield name, parameter

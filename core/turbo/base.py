@@ -1,4 +1,4 @@
-"""SD-Turbo's own weights: where they are found, how they are loaded, its text encoder."""
+"""SD-Turbo's own weights: finding them, loading them, and its text encoder."""
 
 import json
 import os
@@ -31,7 +31,7 @@ __all__ = [
 BASE_VARIABLE = "SPLATMEND_SD_TURBO"
 """Environment variable with the folder of SD-Turbo, or `DOWNLOAD`."""
 DOWNLOAD = "download"
-"""In place of a folder: take SD-Turbo from the hub if it is nowhere on this machine."""
+"""Value instead of a folder: download SD-Turbo from the hub if this machine lacks it."""
 
 SD_TURBO_UNET: dict[str, Any] = {
     "sample_size": 64,
@@ -63,18 +63,18 @@ _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, Run
 
 
 def find_base(source: str | Path | None = None, *, words: bool = False) -> Path:
-    """The folder of SD-Turbo in diffusers' layout.
+    """Find the folder of SD-Turbo in diffusers' layout.
 
-    Looks at `source`, else at the folder that SPLATMEND_SD_TURBO names, else in the hub's
-    cache. A download happens only where "download" stands in place of the folder; it
-    names the licence and shows its progress on stderr.
+    The order is `source`, the folder that SPLATMEND_SD_TURBO names, and the hub's cache.
+    Only the value "download" in place of a folder starts a download. It names the licence
+    and shows its progress on stderr.
 
     Args:
         source: folder with unet/ and vae/, or "download".
         words: whether tokenizer/ and text_encoder/ are needed as well.
 
     Raises:
-        ModelError: it is not where it was said to be, nowhere at all, or the download failed.
+        ModelError: the named folder lacks it, no folder was found, or the download failed.
     """
     needed = (*_NETWORKS, *_WORDS) if words else _NETWORKS
     given = source or os.environ.get(BASE_VARIABLE)
@@ -82,7 +82,7 @@ def find_base(source: str | Path | None = None, *, words: bool = False) -> Path:
         folder = Path(given).expanduser()
         if missing := _missing(folder, needed):
             raise ModelError(
-                f"{folder} is no folder of SD-Turbo for this checkpoint: it has no {missing[0]}/"
+                f"{folder} is not a folder of SD-Turbo for this checkpoint: it has no {missing[0]}/"
             )
         return folder
     cached = _cached()
@@ -101,7 +101,7 @@ def find_base(source: str | Path | None = None, *, words: bool = False) -> Path:
 def load_base(
     folder: Path, dtype: torch.dtype = torch.float32
 ) -> tuple[UNet2DConditionModel, AutoencoderKL]:
-    """UNet and autoencoder of a folder, on the CPU; from safetensors, never from pickles.
+    """Load UNet and autoencoder of a folder on the CPU, from safetensors, never from pickles.
 
     Raises:
         CheckpointError: a part is missing, damaged or incomplete.
@@ -112,10 +112,10 @@ def load_base(
 
 @torch.inference_mode()
 def encode_prompts(folder: Path, prompts: Sequence[str]) -> Tensor:
-    """What the UNet attends to for these words: (n, 77, width), float32, on the CPU.
+    """Encode prompts for the UNet's cross-attention: (n, 77, width), float32, on the CPU.
 
-    The text encoder (1.4 GB) lives for this call only. Our own checkpoints store its
-    output, so that nobody else needs it.
+    The text encoder (1.4 GB) is loaded for this call only. Our own checkpoints store its
+    output and do not need it.
 
     Raises:
         CheckpointError: tokenizer/ or text_encoder/ is missing or damaged.
@@ -148,9 +148,9 @@ def encode_prompts(folder: Path, prompts: Sequence[str]) -> Tensor:
 def load_part(
     model: Any, folder: Path, dtype: torch.dtype, *, stem: str = "diffusion_pytorch_model"
 ) -> Any:
-    """One network of diffusers or transformers, whole or not at all.
+    """Load one network of diffusers or transformers, complete or not at all.
 
-    Half precision ("fp16" variants) is read where the folder holds nothing finer.
+    Half precision ("fp16" variants) is read if the folder holds nothing finer.
 
     Raises:
         CheckpointError: no safetensors, damaged, or weights missing, which the libraries
@@ -186,7 +186,7 @@ def load_part(
 
 
 def _missing(folder: Path, needed: Sequence[str]) -> list[str]:
-    """Parts that are not there, or there without their weights: a download that was cut off."""
+    """List parts that are missing or lack their weights, as after an interrupted download."""
     kind = {"tokenizer": "*.json"}
     return [
         name for name in needed if not any((folder / name).glob(kind.get(name, "*.safetensors")))
@@ -194,8 +194,8 @@ def _missing(folder: Path, needed: Sequence[str]) -> list[str]:
 
 
 def _cached() -> Path | None:
-    """SD-Turbo's folder in the hub's cache, whole or not."""
-    # not snapshot_download: it calls a folder incomplete that lacks files we never need
+    """Return SD-Turbo's folder in the hub's cache, complete or not."""
+    # not snapshot_download: it calls a folder incomplete for lack of files that we never need
     config = try_to_load_from_cache(_REPOSITORY, "unet/config.json")
     return Path(config).parents[1] if isinstance(config, str) else None
 
@@ -216,14 +216,14 @@ def _download(needed: Sequence[str]) -> Path:
 
 
 def _brief(error: Exception) -> str:
-    """The first sentence of a library's message."""
+    """Return the first sentence of a library's message."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text.split(". ")[0].rstrip(".")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the libraries' remarks and bars while they load; set back afterwards."""
+    """Silence the libraries' messages and progress bars, and restore them afterwards."""
     libraries = (diffusers_logging, transformers_logging)
     before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
     try:

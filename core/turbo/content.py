@@ -1,4 +1,4 @@
-"""Checks that every reader shares: nothing in a file is believed before it was looked at."""
+"""Checks shared by all readers: every value of a file is checked before use."""
 
 import math
 from collections.abc import Mapping
@@ -28,10 +28,10 @@ __all__ = [
 
 
 def entry(values: Mapping[str, Any], name: str) -> Any:
-    """`values[name]`.
+    """Return `values[name]`.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the name is missing.
     """
     if name not in values:
         raise CheckpointError(f"{name!r} is missing: the file is incomplete or of another kind")
@@ -39,10 +39,10 @@ def entry(values: Mapping[str, Any], name: str) -> Any:
 
 
 def as_tensors(value: object, what: str) -> dict[str, Tensor]:
-    """A state dict of ordinary floating tensors on the CPU; parameters become plain tensors.
+    """Check a state dict of dense floating tensors on the CPU; parameters become tensors.
 
     Raises:
-        CheckpointError: anything else, also views that pretend to be larger than their memory.
+        CheckpointError: anything else, including views that claim more than their memory.
     """
     if not isinstance(value, Mapping):
         raise CheckpointError(f"{what} must be a state dict, got {type(value).__name__}")
@@ -60,12 +60,14 @@ def as_tensors(value: object, what: str) -> dict[str, Tensor]:
             tensor.device.type != "cpu"
             or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()
         ):
-            raise CheckpointError(f"{what}.{name} {tuple(tensor.shape)} has not the data it claims")
+            raise CheckpointError(
+                f"{what}.{name} {tuple(tensor.shape)} lacks the data that its shape claims"
+            )
     return {name: tensor.detach() for name, tensor in value.items()}
 
 
 def as_rank(value: object, what: str) -> int:
-    """A LoRA's rank.
+    """Check a LoRA's rank.
 
     Raises:
         CheckpointError: not an integer from 1 up.
@@ -76,7 +78,7 @@ def as_rank(value: object, what: str) -> int:
 
 
 def as_number(value: object, what: str) -> float:
-    """A finite number.
+    """Check a finite number.
 
     Raises:
         CheckpointError: anything else.
@@ -87,7 +89,7 @@ def as_number(value: object, what: str) -> float:
 
 
 def as_targets(value: object, what: str) -> tuple[str, ...] | str:
-    """Target modules of a LoRA: suffixes of names, or one regular expression.
+    """Check the target modules of a LoRA: suffixes of names, or one regular expression.
 
     Raises:
         CheckpointError: anything else.
@@ -100,7 +102,7 @@ def as_targets(value: object, what: str) -> tuple[str, ...] | str:
 
 
 def as_settings(values: object) -> TurboSettings:
-    """Settings from plain values, each of the type that it has by default.
+    """Build settings from plain values, each of the type of its default.
 
     Raises:
         CheckpointError: unknown names, wrong types or values out of range.
@@ -135,9 +137,9 @@ def as_lora(
     rank: int | None = None,
     alpha: float = PEFT_ALPHA,
 ) -> tuple[Lora, dict[str, Tensor]]:
-    """Part a peft state dict into a checked LoRA and the plain weights beside it.
+    """Split a peft state dict into a checked LoRA and the plain weights beside it.
 
-    `rank` is what the file says; without it the tensors decide.
+    `rank` is the rank that the file states; without it the tensors decide.
 
     Raises:
         CheckpointError: a half is missing, or shapes and rank disagree.
@@ -150,10 +152,10 @@ def as_lora(
 
 
 def as_guidance(state: Mapping[str, Tensor], *, rank_unet: int, rank_vae: int) -> Guidance:
-    """Degradation guidance for LoRAs of these ranks, float32.
+    """Build degradation guidance for LoRAs of these ranks, float32.
 
     Raises:
-        CheckpointError: names or shapes are others.
+        CheckpointError: names or shapes do not match.
     """
     try:
         with torch.device("meta"):  # a false rank costs no memory
@@ -166,11 +168,11 @@ def as_guidance(state: Mapping[str, Tensor], *, rank_unet: int, rank_vae: int) -
 
 
 def has_skips(vae_plain: Mapping[str, Tensor]) -> bool:
-    """Whether the decoder comes with skip convolutions."""
+    """Tell whether the decoder has skip convolutions."""
     return any(".skip_conv_" in name for name in vae_plain)
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one short line without what would move a terminal's cursor."""
+    """Return an error's message as one short line without control characters."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     return "".join(filter(str.isprintable, line))[:200]

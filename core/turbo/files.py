@@ -1,4 +1,4 @@
-"""Files of turbo weights: upstream's formats and our own, told apart by what is in them."""
+"""Files of turbo weights: upstream's formats and our own, recognised by content."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,12 +30,12 @@ _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 
 
 def read_turbo(path: Path) -> TurboWeights:
-    """Read whatever holds turbo weights; the content decides, not the name.
+    """Read a file or folder of turbo weights; the content decides the format, not the name.
 
-    `.pkl` of img2img-turbo, Difix3D and S3Diff, the folder of nvidia/difix, peft adapter
-    folders (one for the UNet, or unet/ and vae/), and our own safetensors. Nothing in a
-    file is executed. Tensors keep the file's precision; large ones may stay mapped from
-    it until they are used.
+    The formats are `.pkl` of img2img-turbo, Difix3D and S3Diff, the folder of nvidia/difix,
+    peft adapter folders, and our own safetensors. Adapters are one folder for the UNet, or
+    unet/ and vae/. Nothing in a file is executed. Tensors keep the file's precision. Large
+    ones may stay mapped from the file until they are used.
 
     Raises:
         CheckpointError: missing, truncated, foreign, hostile, or at odds with itself.
@@ -44,7 +44,7 @@ def read_turbo(path: Path) -> TurboWeights:
 
 
 def read_turbo_kind(path: Path) -> tuple[str, TurboWeights]:
-    """As `read_turbo`, with the name of the format in front.
+    """Read like `read_turbo`, and return the name of the format first.
 
     Raises:
         CheckpointError: as `read_turbo`.
@@ -62,8 +62,8 @@ def read_turbo_kind(path: Path) -> tuple[str, TurboWeights]:
         return read_pickle(path)
     if start.startswith(_PICKLE):
         raise CheckpointError(
-            f"{path} is a bare pickle, which could run a program: refused unopened; only what "
-            f"torch.save of PyTorch 1.6 or later wrote is read"
+            f"{path} is a bare pickle, which could run a program: refused unopened; use an archive "
+            f"that torch.save of PyTorch 1.6 or later wrote"
         )
     raise CheckpointError(
         f"{path} is neither a torch.save archive (.pkl) nor safetensors: it is empty, "
@@ -86,10 +86,10 @@ def save_turbo(
     notes: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write our own format, whole or not at all.
+    """Write our own format, complete or not at all.
 
     `dtype` converts LoRA and network weights. Guidance and prompts keep theirs: they are
-    small, and guidance starts below what float16 can hold.
+    small, and guidance starts with values below the range of float16.
     """
     state: dict[str, Tensor] = {}
     for network, lora, plain in (
@@ -119,10 +119,10 @@ def _lora_config(lora: Lora) -> dict[str, Any]:
 
 
 def turbo_weights(header: CheckpointHeader, tensors: Mapping[str, Tensor]) -> TurboWeights:
-    """Our own format, once `load_checkpoint` has read it.
+    """Parse our own format after `load_checkpoint`.
 
     Raises:
-        CheckpointError: of another architecture, or header and tensors disagree.
+        CheckpointError: another architecture, or header and tensors disagree.
     """
     if header.architecture != ARCHITECTURE:
         raise CheckpointError(

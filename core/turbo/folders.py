@@ -1,4 +1,4 @@
-"""Checkpoints that are folders: NVIDIA's Difix pipeline and peft adapters. No code in them runs."""
+"""Checkpoint folders: NVIDIA's Difix pipeline and peft adapters. No code in them runs."""
 
 import json
 import tempfile
@@ -35,7 +35,7 @@ _PIPELINE = "model_index.json"
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _SETTINGS = "turbo.json"
 _PEFT_PREFIX = "base_model.model."
-# what an adapter must not switch on, because it changes more than W + alpha / r * up @ down
+# allowed values; any other changes more than W + alpha / r * up @ down
 _PLAIN_LORA: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "use_rslora": (False, None),
@@ -52,11 +52,11 @@ _PLAIN_LORA: dict[str, tuple[Any, ...]] = {
 def read_folder(path: Path) -> tuple[str, TurboWeights]:
     """Read a diffusers folder of Difix, or peft adapters.
 
-    An adapter folder is for the UNet, or has sub-folders unet/ and vae/; a turbo.json in it,
-    as `save_adapters` writes, states the settings, else they are img2img-turbo's.
+    An adapter folder is for the UNet, or has sub-folders unet/ and vae/. A turbo.json in it,
+    as `save_adapters` writes, states the settings; without it they are img2img-turbo's.
 
     Raises:
-        CheckpointError: neither, incomplete, or of a kind that one LoRA cannot express.
+        CheckpointError: neither kind, incomplete, or a kind that one LoRA cannot express.
     """
     try:
         if (path / _PIPELINE).is_file():
@@ -67,7 +67,7 @@ def read_folder(path: Path) -> tuple[str, TurboWeights]:
 
 
 def is_adapter_folder(path: Path) -> bool:
-    """Whether peft adapters lie here, in one of the forms that `read_folder` knows."""
+    """Tell whether a folder holds peft adapters that `read_folder` knows."""
     return any((path / part / _ADAPTER).is_file() for part in ("", "unet", "vae"))
 
 
@@ -75,7 +75,7 @@ def _read_difix(path: Path) -> TurboWeights:
     vae_lora, vae_plain = as_lora(_component(path / "vae"), VAE_ADAPTER)
     if not has_skips(vae_plain):
         raise CheckpointError(
-            "a pipeline without skip convolutions is no restorer: if it is SD-Turbo itself, "
+            "a pipeline without skip convolutions is not a restorer: if it is SD-Turbo itself, "
             "give it as the base"
         )
     config = _json(path / "vae" / "config.json")  # Difix's autoencoder keeps three values here
@@ -97,7 +97,7 @@ def _read_difix(path: Path) -> TurboWeights:
 
 
 def _mixes_views(path: Path) -> bool:
-    """Whether a Difix folder is difix_ref: its UNet has code of its own, but the same weights."""
+    """Tell whether a Difix folder is difix_ref: the same weights, but a UNet with own code."""
     index = _json(path / _PIPELINE)
     library = index.get("unet")
     own_code = isinstance(library, list) and library[:1] != ["diffusers"]
@@ -106,7 +106,7 @@ def _mixes_views(path: Path) -> bool:
 
 
 def _component(folder: Path) -> dict[str, Tensor]:
-    """Weights of one part of a diffusers folder, whichever of the usual names they have."""
+    """Read the weights of one part of a diffusers folder under either of the usual names."""
     for variant in ("", ".fp16"):
         path = folder / f"diffusion_pytorch_model{variant}.safetensors"
         if path.is_file():
@@ -183,11 +183,11 @@ def save_adapters(path: Path, weights: TurboWeights) -> None:
     """Write peft adapter folders unet/ and vae/ with turbo.json beside them.
 
     Weights that are not LoRA (skip convolutions, conv_in) go into the same files under the
-    names that the adapted network gives them; peft loads them too. A stored prompt
-    embedding has no place here. What lay at `path` is replaced once all is written.
+    names of the adapted network; peft loads them too. A stored prompt embedding is not
+    written. An existing folder at `path` is replaced once everything is written.
 
     Raises:
-        InputError: the checkpoint is more than LoRA and a few weights beside it.
+        InputError: the checkpoint has guidance, or plain weights without a LoRA.
     """
     parts = {
         "unet": (weights.unet_lora, weights.unet_plain),

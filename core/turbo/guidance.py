@@ -1,9 +1,9 @@
-"""Degradation guidance: how damaged a frame is decides how the LoRA acts (S3Diff).
+"""Degradation guidance: a frame's degradation scores modulate the LoRA (S3Diff).
 
 Zhang et al. 2024, "Degradation-Guided One-Step Image Super-Resolution with Diffusion
-Priors". A matrix M for each block of the networks, made from the frame's degradation
-scores, stands between the two halves of every LoRA in that block: W + s * up @ M^T @ down.
-M replaces the identity, so the product is still one weight and can be merged for a frame.
+Priors". Each block of the networks has a matrix M, computed from the scores. M stands between
+the two halves of every LoRA in the block: W + s * up @ M^T @ down. It replaces the identity,
+so the product is still one weight and can be merged for a frame.
 """
 
 import math
@@ -25,10 +25,10 @@ _VAE_BLOCKS = 6  # 4 down, mid, the rest
 
 
 class Guidance(nn.Module):
-    """Maps degradation scores to one matrix for each block. The names of all weights are S3Diff's.
+    """A map from degradation scores to one matrix for each block; weight names are S3Diff's.
 
-    A fresh one gives the identity whatever the score: training starts at the plain LoRA.
-    S3Diff starts near 0 instead, where both factors of the product have next to no gradient.
+    Untrained, it returns the identity for every score, so that training starts at the plain LoRA.
+    S3Diff starts near 0 instead, where both factors of the product have almost no gradient.
     """
 
     def __init__(self, rank_unet: int, rank_vae: int) -> None:
@@ -46,9 +46,10 @@ class Guidance(nn.Module):
         self.unet_block_embeddings = nn.Embedding(_UNET_BLOCKS, _BLOCK_WIDTH)
 
     def mixing(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (n, 2), blur and noise in [0, 1] -> M of (autoencoder, UNet) for each block.
+        """Map scores (n, 2), blur and noise in [0, 1], to M for each block.
 
-        (n, 6, rank_vae, rank_vae) and (n, 10, rank_unet, rank_unet).
+        Returns:
+            Autoencoder (n, 6, rank_vae, rank_vae), UNet (n, 10, rank_unet, rank_unet).
         """
         w = self.get_buffer("w")
         angle = 2 * math.pi * scores.to(w)[..., None] * w  # (n, 2, 64)
@@ -71,7 +72,7 @@ def _layer(before: int, after: int) -> nn.Sequential:
 
 
 def _identity(rank: int) -> nn.Linear:
-    """A layer that gives the identity matrix for every input until it is trained."""
+    """Make a layer that returns the identity matrix for every input until it is trained."""
     layer = nn.Linear(_SCORE_WIDTH + _BLOCK_WIDTH, rank * rank)
     nn.init.zeros_(layer.weight)
     with torch.no_grad():
@@ -80,7 +81,7 @@ def _identity(rank: int) -> nn.Linear:
 
 
 def _matrices(scores: Tensor, blocks: Tensor, fuse: nn.Linear) -> Tensor:
-    """Embeddings (n, 256) of scores and (b, 64) of blocks -> (n, b, rank, rank)."""
+    """Fuse embeddings (n, 256) of scores and (b, 64) of blocks into (n, b, rank, rank)."""
     size = len(scores), len(blocks), -1
     both = torch.cat((scores[:, None].expand(size), blocks[None].expand(size)), -1)
     rank = math.isqrt(fuse.out_features)
@@ -90,11 +91,11 @@ def _matrices(scores: Tensor, blocks: Tensor, fuse: nn.Linear) -> Tensor:
 def guided_weights(
     network: Turbo, unet_lora: Lora, vae_lora: Lora, guidance: Guidance, score: Tensor
 ) -> dict[str, Tensor]:
-    """Weights for frames of one score (2,), to be put over an unmerged network's own.
+    """Compute an unmerged network's weights for frames of one score (2,).
 
-    Use with `torch.func.functional_call(network, weights, (rgb,))`: the network itself is
-    never changed. Gradients reach the LoRA halves and the guidance. On the network's
-    device, in its dtype; LoRA halves that already live there are not copied.
+    Use them with `torch.func.functional_call(network, weights, (rgb,))`; the network itself is
+    never changed. Gradients reach the LoRA halves and the guidance. The weights have the
+    network's device and dtype; LoRA halves that have them too are not copied.
 
     Raises:
         CheckpointError: LoRA, guidance and network do not fit one another.
@@ -112,7 +113,7 @@ def guided_weights(
 
 
 def _mixed(part: str, model: nn.Module, lora: Lora, mixing: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Each layer that the LoRA changes, with its weight under `mixing` (blocks, rank, rank)."""
+    """Yield each layer of the LoRA with its weight under `mixing` (blocks, rank, rank)."""
     if lora.down and lora.rank != mixing.shape[-1]:
         raise CheckpointError(
             f"the guidance is for a {part} LoRA of rank {mixing.shape[-1]}, the file has rank "
@@ -132,7 +133,7 @@ def _mixed(part: str, model: nn.Module, lora: Lora, mixing: Tensor) -> Iterator[
 
 
 def unet_block(name: str) -> int:
-    """Which of the UNet's matrices its module `name` takes."""
+    """Return the index of the matrix for the UNet's module `name`."""
     block, _, rest = name.partition(".")
     if block == "mid_block":
         return 4
@@ -141,7 +142,7 @@ def unet_block(name: str) -> int:
 
 
 def vae_block(name: str) -> int:
-    """Which of the autoencoder's matrices its module `name` takes; S3Diff has only encoder's."""
+    """Return the index of the matrix for the autoencoder's module `name`, as in S3Diff."""
     block, _, rest = name.partition(".")[2].partition(".")
     if block == "mid_block":
         return -2

@@ -1,8 +1,8 @@
 """The network of turbo: one step of SD-Turbo, with skips from its encoder to its decoder.
 
 pix2pix-turbo, Parmar et al. 2024, "One-Step Image Translation with Text-to-Image Models".
-Everything passes as a value: skips, latents and prompts are never left on a module, so
-that one network may serve several streams. The names of all weights are upstream's.
+Skips, latents and prompts are passed as values and never stored on a module, so that one
+network may serve several streams. The names of all weights are upstream's.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ from splatmend.core.turbo.views import VIEWS, MixedAttention, interleave
 __all__ = ["InputRange", "Skips", "Turbo", "TurboSettings", "signal_share"]
 
 InputRange = Literal["01", "pm1"]
-"""What the encoder was trained to see: [0, 1] (img2img-turbo) or [-1, 1] (Difix, S3Diff)."""
+"""Range of the encoder's input: [0, 1] (img2img-turbo) or [-1, 1] (Difix, S3Diff)."""
 
 Skips = tuple[Tensor, ...]
 """The encoder's activations before each of its down blocks, finest first."""
@@ -31,7 +31,7 @@ _SKIP_INIT = 1e-5  # upstream's: every entry, so that training starts at the pla
 
 @dataclass(frozen=True)
 class TurboSettings:
-    """How a checkpoint wants to be run. Upstream files do not say; ours always do."""
+    """Settings that a checkpoint was trained with. Upstream files lack them; ours state them."""
 
     timestep: int = 999
     """Of 1000: 999 for img2img-turbo and S3Diff, 199 for Difix."""
@@ -57,20 +57,21 @@ class TurboSettings:
 
     @property
     def prompt_texts(self) -> tuple[str, ...]:
-        """What is embedded: the prompt, under classifier-free guidance also the negative one."""
+        """Return the prompts to embed: one, or two under classifier-free guidance."""
         lines = (*self.prompt.split("\n"), "")
         return lines[:1] if self.cfg_scale == 1 else lines[:2]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for a JSON header."""
+        """Return plain values for a JSON header."""
         return asdict(self)
 
 
 @lru_cache
 def signal_share(timestep: int) -> float:
-    """Share of signal in a latent's variance at `timestep`, alpha-bar of Ho et al. 2020.
+    """Return the share of signal in a latent's variance at `timestep`.
 
-    In float32, as the released scheduler has it: 0.0046601 at 999, 0.7552 at 199.
+    This is alpha-bar of Ho et al. 2020, computed in float32 like the released scheduler:
+    0.0046601 at 999, 0.7552 at 199.
     """
     low, high = (beta**0.5 for beta in _BETA_RANGE)
     betas = torch.linspace(low, high, TIMESTEPS, dtype=torch.float32, device="cpu") ** 2
@@ -80,7 +81,7 @@ def signal_share(timestep: int) -> float:
 class Turbo(nn.Module):
     """SD-Turbo's UNet and autoencoder as a map from (n, 3, h, w) in [0, 1] to the same.
 
-    `prompts` is (1, tokens, width), or (2, tokens, width) with a negative prompt behind.
+    `prompts` is (1, tokens, width), or (2, tokens, width) with a negative prompt second.
     Sides must be multiples of `multiple`.
     """
 
@@ -114,16 +115,16 @@ class Turbo(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """The latent grid, 8 at full size; the UNet copes with odd sides on its own levels."""
+        """Return the latent grid in pixels, 8 at full size; the UNet itself takes odd sides."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
     def period(self) -> int:
-        """Pixels after which the UNet's coarsest grid comes again, 64 at full size."""
+        """Return the period in pixels of the UNet's coarsest grid, 64 at full size."""
         return int(self.multiple * 2 ** (len(self.unet.config.block_out_channels) - 1))
 
     def encode(self, picture: Tensor) -> tuple[Tensor, Skips]:
-        """Picture in the encoder's range -> (mean and log variance (n, 8, h/8, w/8), skips)."""
+        """Encode a picture in `input_range` -> (mean and log variance (n, 8, h/8, w/8), skips)."""
         encoder, skips = self.vae.encoder, []
         x = encoder.conv_in(picture)
         for block in encoder.down_blocks:
@@ -136,9 +137,10 @@ class Turbo(nn.Module):
         return x, tuple(skips)
 
     def latent(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The posterior's mode, scaled (n, 4, h/8, w/8); with a generator a sample, as upstream.
+        """Return the posterior's mode, scaled (n, 4, h/8, w/8), or a sample with a generator.
 
-        A sample differs from call to call and flickers in a video: it is for parity only.
+        A sample, as upstream takes, differs between calls and flickers in a video. It is for
+        parity tests only.
         """
         mean, log_variance = moments.chunk(2, 1)
         if generator is not None:
@@ -147,11 +149,10 @@ class Turbo(nn.Module):
         return torch.as_tensor(mean * self.vae.config.scaling_factor)
 
     def denoise(self, latent: Tensor, *, views: int = 1) -> Tensor:
-        """One step from `timestep` to 0 in closed form; float32 (n, 4, h/8, w/8).
+        """Take one step from `timestep` to 0 in closed form; float32 (n, 4, h/8, w/8).
 
-        x0 = (z - sqrt(1 - a) eps) / sqrt(a). At 999 that is 14.6 times the error of eps,
-        so the step itself must not be done in half precision. So many latents in a row as there
-        are `views` belong together.
+        x0 = (z - sqrt(1 - a) eps) / sqrt(a). At 999 this multiplies the error of eps by 14.6,
+        so the step must not use half precision. Each run of `views` latents belongs together.
         """
         settings = self.settings
         positive = self._noise(latent, self.prompts[:1], views)
@@ -176,7 +177,7 @@ class Turbo(nn.Module):
         return noise.float()
 
     def decode(self, latent: Tensor, skips: Skips = ()) -> Tensor:
-        """Unscaled latent -> picture in [-1, 1], not yet clamped; no skips: the plain decoder."""
+        """Decode an unscaled latent to [-1, 1], not clamped; without skips by the plain decoder."""
         vae, decoder = self.vae, self.vae.decoder
         x = latent if vae.post_quant_conv is None else vae.post_quant_conv(latent)
         x = decoder.mid_block(decoder.conv_in(x))
@@ -195,9 +196,9 @@ class Turbo(nn.Module):
         *,
         view: Tensor | None = None,
     ) -> tuple[Tensor, Skips]:
-        """Pictures in [0, 1] -> (their latents after the step, scaled, float32; their skips).
+        """Encode and denoise pictures in [0, 1] -> (scaled float32 latents, skips).
 
-        Of a view only the latent is used, and what becomes of it is dropped.
+        A view enters by its latent alone, and its own result is dropped.
         """
         moments, skips = self.encode(self._ranged(rgb))
         if view is None:
@@ -224,7 +225,8 @@ class Turbo(nn.Module):
         """Restore (n, 3, h, w) in [0, 1] -> the same, float32.
 
         `view` (n, 3, h, w) is a reference for each picture, for checkpoints trained with views.
-        The last additions are in float32: at white, bfloat16 has a step of a whole 8-bit level.
+        The last additions are in float32, because near white one step of bfloat16 is a whole
+        8-bit level.
         """
         latent, skips = self.clean(rgb, generator, view=view)
         clean = latent / self.vae.config.scaling_factor
@@ -235,8 +237,8 @@ class Turbo(nn.Module):
 def add_skip_convs(vae: AutoencoderKL) -> None:
     """Give the decoder its bias-free 1x1 skip convolutions, named as in upstream's files."""
     widths = vae.config.block_out_channels  # (128, 256, 512, 512) at full size
-    finest_first = (widths[0], *widths[:-1])  # what the encoder has before each down block
-    coarsest_first = (widths[-1], *widths[:0:-1])  # what the decoder has before each up block
+    finest_first = (widths[0], *widths[:-1])  # channels before each down block
+    coarsest_first = (widths[-1], *widths[:0:-1])  # channels before each up block
     device, dtype = vae.decoder.conv_in.weight.device, vae.decoder.conv_in.weight.dtype
     pairs = zip(reversed(finest_first), coarsest_first, strict=True)
     for index, (source, target) in enumerate(pairs, 1):

@@ -1,8 +1,8 @@
-"""Checkpoints as upstream's programs save them: dicts written by torch.save.
+"""Checkpoints of upstream's programs: dicts written by torch.save.
 
 img2img-turbo (Parmar et al. 2024), Difix3D (Wu et al. 2025) and S3Diff (Zhang et al. 2024).
-A pickle can run programs when it is read. These are read by torch's restricted unpickler,
-which knows only tensors and plain values, and only after a look at the archive.
+A pickle can run programs when it is read. Torch's restricted unpickler reads these files. It
+knows only tensors and plain values, and the archive is checked first.
 """
 
 import re
@@ -65,15 +65,14 @@ _UNET_PARTS = {
 
 
 def read_pickle(path: Path) -> tuple[str, TurboWeights]:
-    """Read a `.pkl` of img2img-turbo, Difix3D or S3Diff; which one, its keys decide.
+    """Read a `.pkl` of img2img-turbo, Difix3D or S3Diff, recognised by its keys.
 
-    What upstream's files leave open is filled with what upstream's programs do: the scale
-    8 / rank, timestep, input range and prompt. A Difix UNet trained on pairs of views
-    (--mv_unet) has the names of a single-view one, so that nothing here can tell them apart:
-    it is read as single-view, until its settings say `views`.
+    Upstream's files lack the scale 8 / rank, timestep, input range and prompt. They get the
+    values of upstream's programs. A Difix UNet trained on pairs of views (--mv_unet) has the
+    names of a single-view one. It is read as single-view until its settings say `views`.
 
     Raises:
-        CheckpointError: truncated, foreign, hostile, or not what its own values say.
+        CheckpointError: truncated, foreign, hostile, or inconsistent.
     """
     content = _load(path)
     try:
@@ -113,7 +112,7 @@ def _load(path: Path) -> Mapping[str, Any]:
             f"{path} holds more than tensors and plain values ({found}), which could run a "
             f"program: refused; save its state dicts alone, from a program that you trust"
         ) from error
-    except Exception as error:  # whatever a broken file makes the parsers stumble over
+    except Exception as error:  # the parsers fail in many ways on a broken file
         raise CheckpointError(
             f"{path} cannot be read as a torch.save archive ({first_line(error)}): "
             f"it is truncated or damaged"
@@ -124,25 +123,25 @@ def _load(path: Path) -> Mapping[str, Any]:
 
 
 def _unpickle(path: Path) -> Any:
-    if path.suffix == ".safetensors":  # torch.load would go by the name, whatever is inside
+    if path.suffix == ".safetensors":  # torch.load would trust the suffix
         with path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
-    # mapped, not read: Difix files carry an optimizer of twice the size of the UNet
+    # mapped: Difix files contain an optimizer twice the size of the UNet
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse archives that torch.save does not write: packed, or larger inside than outside."""
+    """Refuse archives that torch.save does not write: compressed, or larger when unpacked."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     if not any(Path(one.filename).name == "data.pkl" for one in entries):
-        raise CheckpointError(f"{path} is a zip archive, but none of torch.save")
+        raise CheckpointError(f"{path} is a zip archive, but not one of torch.save")
     unpacked = sum(one.file_size for one in entries)
     size = path.stat().st_size
     if unpacked > size or any(one.compress_type != zipfile.ZIP_STORED for one in entries):
         raise CheckpointError(
             f"{path} would unpack from {size} to {unpacked} bytes: torch.save never packs, "
-            f"so this is no checkpoint"
+            f"so this is not a checkpoint"
         )
 
 
@@ -158,10 +157,11 @@ def _img2img_turbo(content: Mapping[str, Any]) -> TurboWeights:
 
 
 def _current_conv_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The stochastic sketch model's UNet at r = 1.
+    """Reduce the stochastic sketch model's UNet to r = 1.
 
-    It mixes conv_in_pretrained and conv_in_curr by 1 - r and r, as it does noise and input;
-    at r = 1 only the trained one is left, LoRA and skips have full weight, and no noise enters.
+    The model mixes conv_in_pretrained and conv_in_curr by 1 - r and r, and likewise noise and
+    input. At r = 1 only the trained conv_in is left. LoRA and skips then have full weight, and
+    no noise enters.
     """
     mixed, used = "conv_in.conv_in_pretrained.", "conv_in.conv_in_curr."
     return {k.replace(used, "conv_in."): v for k, v in state.items() if not k.startswith(mixed)}
@@ -177,15 +177,15 @@ def _difix(content: Mapping[str, Any]) -> TurboWeights:
 
 
 def check_difix_unet(state: Mapping[str, Tensor]) -> None:
-    """See that a UNet has SD-Turbo's parts and no others.
+    """Check that a UNet has SD-Turbo's parts and no others.
 
     Raises:
         CheckpointError: it has further weights; Difix mixes reference views without any.
     """
     if foreign := sorted(name for name in state if name.split(".")[0] not in _UNET_PARTS):
         raise CheckpointError(
-            f"its UNet has {foreign[0]}, which SD-Turbo's has not: views mixed in by "
-            f"weights of their own are not supported; use Difix as it is published"
+            f"its UNet has {foreign[0]}, which SD-Turbo lacks: views mixed in by weights of "
+            f"their own are not supported; use Difix as it is published"
         )
 
 
@@ -207,7 +207,7 @@ def _s3diff(content: Mapping[str, Any]) -> TurboWeights:
 
 
 def _guidance_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """S3Diff's scattered entries under the names that they have in its module."""
+    """Collect S3Diff's scattered entries under the names of its module."""
     state = as_tensors({"w": entry(content, "w")}, "guidance")
     for mlp in _S3DIFF_MLPS:
         part = as_tensors(entry(content, f"state_dict_{mlp}"), f"state_dict_{mlp}")
@@ -242,11 +242,11 @@ def _targets(content: Mapping[str, Any], network: str) -> tuple[str, ...] | str:
 def save_img2img_turbo(path: Path, weights: TurboWeights) -> None:
     """Write the dict that img2img-turbo's own programs load.
 
-    Its programs know one scale, 8 / rank, so another alpha goes into the weights. Neither
-    settings nor a stored prompt embedding have a place in it.
+    These programs use the fixed scale 8 / rank, so another alpha is multiplied into the
+    weights. Settings and a stored prompt embedding are not written.
 
     Raises:
-        InputError: those programs would not run these weights as they are meant.
+        InputError: those programs cannot run these weights correctly.
     """
     settings = weights.settings
     if settings != TurboSettings(prompt=settings.prompt):
@@ -286,7 +286,7 @@ def _at_default_scale(lora: Lora) -> Lora:
 
 
 def adapter_state(lora: Lora, plain: Mapping[str, Tensor], adapter: str = "") -> dict[str, Tensor]:
-    """A LoRA and plain weights under peft's names; `adapter` is a suffix such as ".default"."""
+    """Name a LoRA and plain weights as peft does; `adapter` is a suffix such as ".default"."""
     state: dict[str, Tensor] = {}
     for half, values in (("A", lora.down), ("B", lora.up)):
         state |= {f"{name}.lora_{half}{adapter}.weight": v for name, v in values.items()}
@@ -294,7 +294,7 @@ def adapter_state(lora: Lora, plain: Mapping[str, Tensor], adapter: str = "") ->
         module, _, parameter = name.rpartition(".")
         inner = ".base_layer" if module in lora.down else ""  # peft wraps the layer itself
         state[f"{module}{inner}.{parameter}"] = value
-    # own memory: torch.save would write all of what a view looks into
+    # copied: torch.save would write the whole storage behind a view
     return {
         name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()
     }

@@ -1,4 +1,4 @@
-"""turbo as a restorer: precision, memory layout, compilation, frames with their own weights."""
+"""turbo as a restorer: precision, memory layout, compilation, weights for each frame."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -35,29 +35,29 @@ Decoder = Literal["full", "taesd"]
 
 @dataclass(frozen=True)
 class TurboOptions:
-    """How turbo is run."""
+    """Options for running turbo."""
 
     dtype: Precision = "auto"
     """float16 on CUDA devices, else float32.
 
     At timestep 999 the step multiplies errors by 14.6, and bfloat16 rounds eight times more
-    coarsely than float16: it is never the default. float16 suits the autoencoder too although
-    its config says `force_upcast`: that is a default of diffusers' class, read by the pipelines
-    of SDXL, whose autoencoder does overflow, and not by SD-Turbo's. Should a frame overflow all
-    the same, it is done again in bfloat16.
+    coarsely than float16. So bfloat16 is never the default. float16 suits the autoencoder too,
+    although its configuration says `force_upcast`. That is a default of diffusers' class for
+    SDXL, whose autoencoder does overflow. If a frame overflows, it is restored again in
+    bfloat16.
     """
     compile: bool = False
-    """torch.compile with CUDA graphs, once for each shape: minutes at first, then faster.
+    """Whether to use torch.compile with CUDA graphs: minutes for each new shape, then faster.
 
     Graphs belong to the thread that made them: call such a restorer from one thread.
     """
     channels_last: bool = True
-    """Channels beside each other in memory, as tensor cores read them."""
+    """Whether channels lie beside each other in memory, as tensor cores read them."""
     decoder: Decoder = "full"
-    """With "taesd" a frame takes a quarter of the arithmetic, but the input's fine detail is
-    lost, because the small decoder has no place for skips."""
+    """"taesd" takes a quarter of the arithmetic, but loses the input's fine detail, because the
+    small decoder has no skips."""
     taesd: Path | None = None
-    """Folder of the small decoder; without one, from the hub's cache."""
+    """Folder of the small decoder; None: the hub's cache."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("dtype", get_args(Precision)), ("decoder", get_args(Decoder))):
@@ -69,7 +69,7 @@ class TurboOptions:
 
 @dataclass(frozen=True)
 class Guide:
-    """Degradation guidance with all that it needs: each frame gets weights of its own."""
+    """Degradation guidance with estimator and LoRAs: each frame gets weights of its own."""
 
     guidance: Guidance
     estimator: Callable[[Tensor], Tensor]
@@ -78,18 +78,18 @@ class Guide:
     vae_lora: Lora
 
     def weights(self, network: Turbo, score: Tensor) -> dict[str, Tensor]:
-        """The network's merged weights for frames of one score (2,)."""
+        """Compute the network's merged weights for frames of one score (2,)."""
         return guided_weights(network, self.unet_lora, self.vae_lora, self.guidance, score)
 
 
 @dataclass(frozen=True)
 class TurboRestorer:
-    """The contract of core/restorer.py over a turbo network; see `load_turbo`."""
+    """A restorer around a turbo network; see `load_turbo`."""
 
     traits: RestorerTraits
     network: Turbo | TinyDecoded
     forward: Callable[..., Tensor]
-    """The network itself, or what torch.compile made of it; takes its arguments."""
+    """The network, or its compiled form; both take the same arguments."""
     device: torch.device
     dtype: torch.dtype
     memory_format: torch.memory_format
@@ -99,7 +99,7 @@ class TurboRestorer:
     def __call__(self, rgb: Tensor, guidance: ReferenceGuidance | None = None) -> Tensor:
         """Restore in `dtype`; padding, step and result are float32.
 
-        Of guidance the view is used alone: its change and confidence are for other restorers.
+        Only the view of the guidance is used. Change and confidence are for other restorers.
         """
         source = _upload(rgb, self.device)
         padded = pad_to_multiple(source, self.traits.multiple)
@@ -131,7 +131,7 @@ class TurboRestorer:
     def _restore(
         self, padded: Tensor, view: Tensor | None, weights: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Padded float32 frames, perhaps with their views -> restored float32 frames, finite."""
+        """Restore padded float32 frames, with their views if given -> float32, finite."""
         picture = padded.to(self.dtype, memory_format=self.memory_format)
         more = {}
         if view is not None:
@@ -145,7 +145,7 @@ class TurboRestorer:
         finite = restored.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
         if finite.all():
             return restored
-        # adapters may drive activations past 65504: bfloat16 is coarser but reaches further
+        # adapters may drive activations past 65504: bfloat16 is coarser but has the range
         own = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
         wide = {name: value.bfloat16() for name, value in {**own, **(weights or {})}.items()}
         more = {name: value.bfloat16() for name, value in more.items()}
@@ -164,11 +164,11 @@ def load_turbo(
     """Put a checkpoint on SD-Turbo and make a restorer of it.
 
     Args:
-        weights: what `splatmend.core.turbo.files.read_turbo` gave.
-        base: where SD-Turbo is; see `find_base`.
-        device: where it runs.
-        options: precision, layout, compilation, decoder.
-        name: for tables and logs.
+        weights: Weights from `splatmend.core.turbo.files.read_turbo`.
+        base: Folder of SD-Turbo; see `find_base`.
+        device: Device to run on.
+        options: Precision, layout, compilation, decoder.
+        name: Name for tables and logs.
 
     Raises:
         ModelError: SD-Turbo or the small decoder cannot be found.
@@ -184,7 +184,7 @@ def load_turbo(
 
 
 def load_network(weights: TurboWeights, *, base: str | Path | None = None) -> Turbo:
-    """SD-Turbo with a checkpoint in it: float32, on the CPU, LoRA merged except under guidance.
+    """Load SD-Turbo with a checkpoint: float32, on the CPU; guided LoRAs stay unmerged.
 
     Raises:
         ModelError: SD-Turbo cannot be found.
@@ -205,7 +205,7 @@ def turbo_restorer(
     guide: Guide | None = None,
     name: str = "turbo",
 ) -> TurboRestorer:
-    """Make a restorer of a network, which it takes over and converts.
+    """Make a restorer of a network, which is converted in place.
 
     Raises:
         InputError: compilation together with guidance, whose weights change with each frame.
@@ -214,9 +214,9 @@ def turbo_restorer(
     if options.compile and guide is not None:
         raise InputError("a guided checkpoint has other weights for each frame: do not compile it")
     dtype = _precision(options.dtype, device)
-    # In truth group norms and attention see the whole picture, so that tiles differ by a little
-    # in tone from the picture in one piece; one cell of the coarsest grid is given away, and
-    # the edges are blended all the same.
+    # Group norms and attention see the whole picture, so tiles differ slightly in tone from the
+    # whole picture. The stated reach is therefore one cell of the coarsest grid, and the edges
+    # of tiles are blended.
     traits = RestorerTraits(
         name,
         multiple=network.multiple,
@@ -243,8 +243,8 @@ def _precision(wanted: Precision, device: torch.device) -> torch.dtype:
 
 
 def _compiled(network: nn.Module) -> Callable[..., Tensor]:
-    """One CUDA graph for each shape; the caller copies the result before the next call."""
-    # not fullgraph, though it is one: past eight shapes torch then falls back instead of failing
+    """Compile to one CUDA graph a shape; callers copy the result before the next call."""
+    # not fullgraph: after eight shapes torch then falls back instead of failing
     compiled = torch.compile(network, mode="reduce-overhead", dynamic=False)
 
     def forward(picture: Tensor, **view: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ def _compiled(network: nn.Module) -> Callable[..., Tensor]:
 
 
 def _moved(guide: Guide, device: torch.device, dtype: torch.dtype) -> Guide:
-    """The guide on the device once, instead of once for each frame; scores stay float32."""
+    """Move the guide to the device once, not for each frame; scores stay float32."""
 
     def moved(lora: Lora) -> Lora:
         halves = (lora.down, lora.up)
@@ -271,14 +271,14 @@ def _moved(guide: Guide, device: torch.device, dtype: torch.dtype) -> Guide:
 
 
 def _upload(rgb: Tensor, device: torch.device) -> Tensor:
-    """Float32 on the device; through page-locked memory, which needs no second copy."""
+    """Copy to the device as float32, through page-locked memory, which saves a copy."""
     if device.type == "cuda" and rgb.device.type == "cpu":
         rgb = rgb.pin_memory()
     return rgb.to(device, torch.float32, non_blocking=True)
 
 
 def _download(restored: Tensor, like: Tensor) -> Tensor:
-    """Back to the device and dtype of `like`."""
+    """Copy to the device and dtype of `like`."""
     if restored.device.type != "cuda" or like.device.type != "cpu":
         return restored.to(like.device, like.dtype).contiguous()
     target = torch.empty(like.shape, dtype=like.dtype, pin_memory=True)

@@ -1,8 +1,8 @@
 """A small decoder in place of the full one: a quarter of the arithmetic, and less detail.
 
 TAESD (Ollin Boer Bohan, madebyollin/taesd) decodes the same latents with 64 channels. It
-has no place for the encoder's skips, so fine detail of the input (hair, print, skin) is
-redrawn from the latent instead of kept: for previews, not for final frames.
+has no skips from the encoder, so fine detail of the input (hair, print, skin) is redrawn
+from the latent. Use it for previews, not for final frames.
 """
 
 from pathlib import Path
@@ -22,12 +22,12 @@ _REPOSITORY = "madebyollin/taesd"
 
 
 class TinyDecoded(nn.Module):
-    """Turbo whose own decoder is replaced; it takes the network over."""
+    """Turbo with a small decoder; the network's own decoder is removed."""
 
     def __init__(self, turbo: Turbo, decoder: nn.Module) -> None:
         super().__init__()
         self.turbo, self.decoder = turbo, decoder
-        turbo.vae.decoder = nn.Identity()  # its memory
+        turbo.vae.decoder = nn.Identity()  # frees its memory
 
     def forward(self, rgb: Tensor, *, view: Tensor | None = None) -> Tensor:
         """Restore (n, 3, h, w) in [0, 1] -> the same, float32; `view` as in `Turbo`."""
@@ -37,10 +37,10 @@ class TinyDecoded(nn.Module):
 
 
 def load_tiny_decoder(folder: str | Path | None = None) -> nn.Module:
-    """The decoder of an AutoencoderTiny: from a folder, or TAESD's from the hub's cache.
+    """Load the decoder of an AutoencoderTiny from a folder, or TAESD's from the hub's cache.
 
     Raises:
-        ModelError: there is none in the cache.
+        ModelError: the cache lacks it.
         CheckpointError: the folder is damaged or of another kind.
     """
     if folder is None:

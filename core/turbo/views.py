@@ -1,9 +1,9 @@
-"""Reference views beside the frames, mixed in by the self-attention of the UNet.
+"""Reference views, mixed in by the self-attention of the UNet.
 
 Difix, Wu et al. 2025, "Difix3D+: Improving 3D Reconstructions with Single-Step Diffusion Models".
 A frame and its reference are pictures of one batch, and every self-attention sees the tokens of
-both at once. Cross-attention, convolutions and the autoencoder see each picture by itself. There
-are no weights for it: it is learnt by those that SD-Turbo has.
+both. Cross-attention, convolutions and the autoencoder see each picture by itself. The mixing adds
+no weights to SD-Turbo's.
 """
 
 import torch
@@ -13,22 +13,23 @@ from torch import Tensor
 __all__ = ["VIEWS", "MixedAttention", "interleave"]
 
 VIEWS = 2
-"""Pictures that belong together: a frame and its reference. Difix knows no other number."""
+"""Number of pictures that belong together: a frame and its reference, as in Difix."""
 
 
 def interleave(frames: Tensor, references: Tensor) -> Tensor:
-    """Lay two batches (n, ...) into one (2 n, ...): each frame, then its reference."""
+    """Interleave two batches (n, ...) into (2 n, ...): each frame, then its reference."""
     return torch.stack((frames, references), 1).flatten(0, 1)
 
 
 class MixedAttention:
-    """How diffusers' attention layers attend when told the number of views, else as ever.
+    """An attention processor of diffusers that mixes the views of an interleaved batch.
 
-    The UNet hands its `cross_attention_kwargs` to this: {"views": 2} for an interleaved batch.
+    The UNet passes its `cross_attention_kwargs` to it: {"views": 2} for an interleaved batch.
+    With 1 view it attends like diffusers' own processor.
     """
 
     def __init__(self) -> None:
-        self._attend = AttnProcessor2_0()  # the one that diffusers' layers come with
+        self._attend = AttnProcessor2_0()  # the default of diffusers' layers
 
     def __call__(
         self,
@@ -39,7 +40,7 @@ class MixedAttention:
         temb: Tensor | None = None,
         views: int = 1,
     ) -> Tensor:
-        """Attend with tokens (n * views, t, width); those of one frame's views see one another."""
+        """Attend over tokens (n * views, t, width), jointly for the views of one frame."""
         rest = encoder_hidden_states, attention_mask, temb
         if views == 1 or encoder_hidden_states is not None:  # alone, or to the prompt
             return torch.as_tensor(self._attend(attn, hidden_states, *rest))

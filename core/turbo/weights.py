@@ -1,4 +1,4 @@
-"""What a turbo checkpoint adds to SD-Turbo, whatever file it came in, and how it is built in."""
+"""The content of a turbo checkpoint, and its merge into SD-Turbo."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ _NO_LORA = Lora(rank=1)
 
 @dataclass(frozen=True)
 class TurboWeights:
-    """The content of a checkpoint; everything in the file's own precision, on the CPU."""
+    """The content of a checkpoint, in the precision of the file, on the CPU."""
 
     settings: TurboSettings
     unet_lora: Lora = _NO_LORA
@@ -26,19 +26,19 @@ class TurboWeights:
     unet_plain: Mapping[str, Tensor] = field(default_factory=dict)
     """Weights that replace the base's: `conv_in.*`, or a whole UNet (Difix)."""
     vae_plain: Mapping[str, Tensor] = field(default_factory=dict)
-    """`decoder.skip_conv_{1..4}.weight`, and whatever else replaces the base's."""
+    """`decoder.skip_conv_{1..4}.weight`, and other weights that replace the base's."""
     prompts: Tensor | None = None
-    """(1 or 2, tokens, width) where the file stores them; upstream's do not."""
+    """(1 or 2, tokens, width) if the file stores them; upstream's files do not."""
     guidance: Guidance | None = None
-    """S3Diff's degradation guidance; then the LoRAs are merged for each frame, not once."""
+    """S3Diff's degradation guidance; with it the LoRAs are merged for each frame."""
 
 
 def build_turbo(
     unet: UNet2DConditionModel, vae: AutoencoderKL, prompts: Tensor, weights: TurboWeights
 ) -> Turbo:
-    """Put a checkpoint into fresh base networks, which it takes over.
+    """Put a checkpoint into base networks, which are changed in place.
 
-    LoRAs are merged, except under guidance. `prompts` serve where the file has none.
+    LoRAs are merged, except under guidance. `prompts` are used if the file has none.
 
     Raises:
         CheckpointError: the file does not fit these networks.

@@ -1,5 +1,5 @@
-// A renderer in C# that shows what the server makes of its frames. With a server running
-// (splatmend serve --tcp 127.0.0.1:7879):
+// A renderer in C# that shows its frames restored by a server. Start the server by
+// splatmend serve --tcp 127.0.0.1:7879, then:
 //
 //     csc Program.cs ../../plugin/client/csharp/Splatmend.cs      (or mcs, or add both to a project)
 //     Program.exe 7879
@@ -27,7 +27,7 @@ static class Program
             for (int i = 0; i < Frames; i++)
             {
                 Render(pixels, i);
-                if (client.Restore(frame, ref picture)) restored++; // else show pixels as they are
+                if (client.Restore(frame, ref picture)) restored++; // otherwise show the raw pixels
             }
             Console.WriteLine(restored + " of " + Frames + " frames restored by " + client.Model
                 + ", the last in " + (int)picture.AgeMs + " ms");

@@ -1,5 +1,5 @@
-"""Restoration inside renderers and viewers that know nothing of it.
+"""Restoration inside unchanged renderers and viewers.
 
-`launch` is `splatmend run`, which patches rasterisers (`patches`) as they are imported. `sibr` puts
-a proxy before a SIBR renderer. `viser` restores viser's background image.
+`launch` is `splatmend run`: it patches rasterisers (`patches`) as a script imports them. `sibr`
+puts a proxy before a SIBR renderer. `viser` restores viser's background image.
 """

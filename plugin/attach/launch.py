@@ -1,28 +1,21 @@
 """`splatmend run`: somebody's script, unmodified, with its renders restored.
 
-    splatmend serve                                       in one terminal
-    splatmend run local_viewer.py --point_path a.ply      in another
-    splatmend run --deadline-ms 60000 render.py -m out    no picture is missed, however slow
-    splatmend run -m package.viewer --port 8080
-    splatmend run --references photos/ viewer.py          with pictures of the person
-
-gsplat, Inria's rasteriser and its forks are patched when the script imports them, see
-`splatmend.plugin.attach.patches` for which, and for what is taken for a picture. With
-gradients on nothing is touched; but an evaluation inside a training runs without, and so its
-pictures are restored and its figures are theirs.
+gsplat, Inria's rasteriser and its forks are patched when the script imports them;
+`splatmend.plugin.attach.patches` lists them and tells a picture from other results. Nothing is
+touched while gradients are on. An evaluation inside a training runs without gradients: its
+pictures are restored, and its figures are those of the restored pictures.
 
 A picture is (h, w, 3) floats of about [0, 1], of any rasteriser, not clamped. It travels in
-8 bits, and what replaces it lies in [0, 1].
+8 bits, and its replacement lies in [0, 1].
 
 Each thread that renders is a stream of its own. Without a server, or where it is late, the
-script goes on with its own pictures. At the end one line on stderr says what was restored.
+script goes on with its own pictures. At the end one line on stderr counts the restored ones.
 
-The script sees its own sys.argv, sys.path[0], __file__ and __main__, and its exit code and
-traceback are those of `python script.py`, except that Ctrl-C ends it with 130. torch has been
-imported before it. Processes that it spawns are not patched.
+The script sees its own sys.argv, sys.path[0], __file__ and __main__. Its exit code and traceback
+are those of `python script.py`, except that Ctrl-C ends it with 130. torch has been imported
+before it. Processes that it spawns are not patched.
 """
 
-import argparse
 import atexit
 import builtins
 import io
@@ -39,10 +32,18 @@ from dataclasses import dataclass, field
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
+from splatmend.core.command_line import (
+    FlagCreatePairsOff,
+    Positional,
+    UseAppendAction,
+    arg,
+    parse,
+    shown,
+)
 from splatmend.core.errors import InputError
 from splatmend.plugin.attach.patches import Colors, Patches, Picture
 from splatmend.plugin.client import Client, ClientOptions, Wrapped, wrap
@@ -59,9 +60,28 @@ _POLL_S = 0.005
 _LONGEST_CONNECT_S = 5.0
 
 
+_DESCRIPTION = """\
+Run a script, unmodified, with its renders restored. Options go before the script.
+
+gsplat, Inria's rasteriser and its forks are patched when the script imports them. Nothing is
+touched while gradients are on.
+"""
+_EPILOG = """\
+examples:
+  splatmend serve                                       in one terminal
+  splatmend run local_viewer.py --point_path a.ply      in another
+  splatmend run --deadline-ms 60000 render.py -m out    no picture is missed, however slow
+  splatmend run -m package.viewer --port 8080
+  splatmend run --references photos/ viewer.py          with pictures of the person
+
+Without a server the script continues with its own pictures. The last line on stderr counts the
+restored pictures.
+"""
+
+
 @dataclass(frozen=True)
 class RunConfig:
-    """What to run, and how its pictures are restored."""
+    """The script, and how its pictures are restored."""
 
     target: str
     """The script's path, or the name of a module."""
@@ -76,7 +96,7 @@ class RunConfig:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`splatmend run [options] script.py ...`; returns the script's exit code.
+    """Run `splatmend run [options] script.py ...`; return the script's exit code.
 
     Raises:
         InputError: an option, or no such script.
@@ -88,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise InputError(f"there is no script {config.target}: give a file, or -m and a module")
     streams = ThreadStreams(config.url, config.options)
     patches = Patches(streams.restore, colors=config.colors, more=config.rasterizers)
-    # first in, last out: what the script does at its exit may still render
+    # first in, last out: the script may still render at its exit
     atexit.register(_finish, patches, streams)
     ImportHook(patches.wants, patches.apply).install()
     return run_script(config.target, config.arguments, as_module=config.as_module)
@@ -120,11 +140,11 @@ def run_script(target: str, arguments: Sequence[str], *, as_module: bool = False
 
 
 class ImportHook(MetaPathFinder):
-    """Has modules patched right after they were executed, before their importer goes on.
+    """Patches modules right after they were executed, before their importer goes on.
 
     Args:
         wants: whether a module of that name is to be patched.
-        patch: is given each such module; what it raises is logged.
+        patch: is given each such module; its errors are logged.
     """
 
     def __init__(
@@ -134,14 +154,14 @@ class ImportHook(MetaPathFinder):
         self._patch = patch
 
     def install(self) -> None:
-        """From now on; modules that were imported before are patched at once."""
+        """Begin; modules that were imported before are patched at once."""
         for name, module in list(sys.modules.items()):
             if self._wants(name) and isinstance(module, types.ModuleType):
                 self.patch(module)
         sys.meta_path.insert(0, self)
 
     def remove(self) -> None:
-        """No longer; what is patched stays so."""
+        """End; patched modules stay patched."""
         sys.meta_path.remove(self)
 
     def find_spec(
@@ -150,7 +170,7 @@ class ImportHook(MetaPathFinder):
         path: Sequence[str] | None,
         target: types.ModuleType | None = None,
     ) -> ModuleSpec | None:
-        """The spec that the other finders have, with its loader wrapped."""
+        """Return the spec of the other finders, with its loader wrapped."""
         if not self._wants(fullname):
             return None
         for finder in sys.meta_path:
@@ -205,7 +225,7 @@ class ThreadStreams:
         self._past: Counter[str] = Counter()
 
     def restore(self, picture: Picture) -> Tensor:
-        """(h, w, 3), new; or `picture.rgb` itself."""
+        """Return the restored picture, new, (h, w, 3); or `picture.rgb` itself."""
         # the process is in the key: after a fork the client's own thread is not there
         key = os.getpid(), threading.current_thread()
         stream = self._of.get(key)
@@ -244,57 +264,66 @@ class ThreadStreams:
             self._past.update(stream.client.counts)
 
 
+@dataclass(frozen=True)
+class _Arguments:
+    """The arguments of `splatmend run`."""
+
+    script: Annotated[Positional[str], arg(metavar="SCRIPT")]
+    """A script, or with -m the name of a module."""
+    arguments: Annotated[Positional[tuple[str, ...]], shown("ARGUMENT ...")] = ()
+    """Arguments of the script."""
+    module: Annotated[FlagCreatePairsOff[bool], arg(aliases=("-m",), help_behavior_hint="")] = False
+    """Run a module; stands right before its name."""
+    url: Annotated[str, arg(metavar="URL")] = DEFAULT_URL
+    """Address of `splatmend serve`: tcp://host:port or ipc://path."""
+    mode: Literal["sync", "latest"] = "sync"
+    """sync waits for each picture; latest shows the newest one, for viewers that always render."""
+    deadline_ms: Annotated[float, arg(metavar="MS")] = 250.0
+    """In sync: the longest wait."""
+    temporal: Annotated[FlagCreatePairsOff[bool], shown()] = True
+    """Restore each picture by itself: for cameras that jump."""
+    references: Annotated[UseAppendAction[tuple[str, ...]], shown("PICTURE")] = ()
+    """A picture of the person, a folder of them, or one of the server's sets; once for each."""
+    colors: Colors = "any"
+    """sh restores only renders from spherical harmonics."""
+    rasterizer: Annotated[UseAppendAction[tuple[str, ...]], shown("package.module:Name")] = ()
+    """A further function or class that returns an image first; once for each."""
+
+
+def _separated(given: Sequence[str]) -> list[str]:
+    """Put -- before the script: all after it belongs to the script."""
+    place = 0
+    while place < len(given) and given[place].startswith("-"):
+        if given[place] in ("-m", "--module"):
+            return [*given[: place + 1], "--", *given[place + 1 :]]
+        alone = "=" in given[place] or given[place] in ("-h", "--help", "--no-temporal")
+        place += 1 if alone else 2
+    return [*given[:place], "--", *given[place:]]
+
+
 def _parse(arguments: Sequence[str] | None) -> RunConfig:
-    parser = argparse.ArgumentParser(
-        prog="splatmend run",
-        usage="splatmend run [options] script.py|-m module ...",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--url", default=DEFAULT_URL, help="of the server")
-    add("--mode", choices=("sync", "latest"), default="sync", help=
-        "sync waits for each picture; latest shows the newest that came back, which suits "
-        "viewers that render all the time")  # fmt: skip
-    add("--deadline-ms", type=float, default=250.0, help="in sync: the longest wait (250)")
-    add("--no-temporal", action="store_true", help=
-        "restore each picture by itself: for cameras that jump")  # fmt: skip
-    add("--references", action="append", default=[], metavar="PICTURE", help=
-        "a picture of the person or a folder of them, sent to the server; or the name of one of "
-        "its sets; give it once for each")  # fmt: skip
-    add("--colors", choices=("any", "sh"), default="any", help=
-        "sh restores only what is rendered from spherical harmonics")  # fmt: skip
-    add("--rasterizer", action="append", default=[], metavar="package.module:Name", help=
-        "a further function or class that returns an image first")  # fmt: skip
-    # what comes after the script, or after -m and a module, is theirs
-    add("-m", dest="module", nargs=argparse.REMAINDER, help="run a module")
-    add("script", nargs=argparse.REMAINDER, help="and its arguments")
-    given = parser.parse_args(arguments)
-    command = given.module or given.script
-    if not command:
-        parser.error("name a script, or -m and a module")
-    mode: Literal["sync", "latest"] = given.mode
+    words = _separated(sys.argv[1:] if arguments is None else arguments)
+    given = parse(_Arguments, words, prog="splatmend run", description=_DESCRIPTION, epilog=_EPILOG)
     return RunConfig(
-        target=command[0],
-        arguments=tuple(command[1:]),
-        as_module=bool(given.module),
+        target=given.script,
+        arguments=given.arguments,
+        as_module=given.module,
         url=given.url,
         options=ClientOptions(
-            mode=mode,
+            mode=given.mode,
             deadline_ms=given.deadline_ms,
-            temporal=not given.no_temporal,
-            stream=Path(command[0]).name[:64],
+            temporal=given.temporal,
+            stream=Path(given.script).name[:64],
             program="splatmend-run",
             references=named_references(given.references),
         ),
         colors=given.colors,
-        rasterizers=tuple(given.rasterizer),
+        rasterizers=given.rasterizer,
     )
 
 
 def _execute(path: str) -> None:
-    """As the interpreter does it; runpy would take `__main__` away again at the end."""
+    """Execute a file as the interpreter does; runpy would remove `__main__` at the end."""
     module = types.ModuleType("__main__")
     vars(module).update(
         __file__=path,
@@ -309,7 +338,7 @@ def _execute(path: str) -> None:
 
 
 def _of_script(traceback: types.TracebackType | None) -> types.TracebackType | None:
-    """A traceback without the frames of this module and of the import system."""
+    """Strip the frames of this module and of the import system from a traceback."""
     if traceback is None:
         return None
     rest = _of_script(traceback.tb_next)
@@ -322,14 +351,14 @@ def _of_script(traceback: types.TracebackType | None) -> types.TracebackType | N
 
 
 def _finish(patches: Patches, streams: ThreadStreams) -> None:
-    """Close what is open, and say in one line what was done."""
+    """Close the streams, and count the restored pictures in one line."""
     line = _summary(patches, streams.close())
     if sys.stderr is not None:
         sys.stderr.write(f"splatmend run: {line}\n")
 
 
 def _summary(patches: Patches, sent: Counter[str]) -> str:
-    """One line; reasons only where there are any."""
+    """Count in one line; name reasons only where there are any."""
     if not patches.patched:
         return "nothing restored: no known rasterizer was imported (--rasterizer names more)"
     names = ", ".join(patches.patched)

@@ -1,30 +1,28 @@
-"""Rasterisers, patched so that the pictures they make without gradients are restored.
+"""Patches for rasterisers, which restore the pictures that are rendered without gradients.
 
-Three kinds are known. Each is patched in the module that defines it, when that is imported:
+Three kinds are known. Each is patched in its own module, on import:
 
 - `GaussianRasterizer.forward` of Inria's diff_gaussian_rasterization and of its forks, under
-  any package name with "rasteriz" in it or that begins with "diff_gauss"; returns
+  any package name with "rasteriz" in it or with "diff_gauss" at its start. Returns
   (image, radii, ...), the image (3, h, w) over its background.
 - `rasterization` and `rasterization_2dgs` of gsplat, in gsplat.rendering and gsplat; return
   (colors, alphas, ...), colors (..., C, h, w, 3), or 4 with a depth.
-- any other function, or class with a `forward`, that is named as "package.module:Name" and
-  returns an image, or first an image, (3, h, w) or (h, w, 3).
+- any other function, or class with a `forward`, given as "package.module:Name". It returns an
+  image, or first an image, (3, h, w) or (h, w, 3).
 
-With gradients on, as in training, nothing but the original runs. (What a training rasterises
-inside an autograd.Function or a reentrant checkpoint runs without: start it with plain python.)
+With gradients on, as in training, only the original runs. An autograd.Function and a reentrant
+checkpoint turn gradients off: start a training that rasterises inside one with plain python.
 
-A script may rasterise more than its picture: masks, depths, normals, features. There is no
-flag for that in any signature, so a result is taken for a picture unless there is a sign of
-the contrary:
+A script may also rasterise masks, depths, normals and features. No signature has a flag for that.
+So a result counts as a picture unless one of these signs contradicts it:
 
-- gsplat's render_mode is one of depth alone, or there are other than 3 colour channels;
-- several cameras were rendered at once: they are no stream;
-- all Gaussians were given one and the same colour, as for a mask;
-- all pixels are grey to the last bit, as masks and depths are, or some are far below 0, as
-  normals are.
+- gsplat's render_mode is one of depth alone, or the number of colour channels is not 3;
+- the call rendered several cameras, which are not a stream;
+- all Gaussians have the same colour, as for a mask;
+- all pixels are exactly grey, as in masks and depths, or some are far below 0, as in normals.
 
-What these signs miss, such as features squeezed into three channels of [0, 1], the choice of
-"sh" leaves alone: then only what was rendered from spherical harmonics is a picture.
+These signs miss features in three channels of [0, 1]. The choice "sh" leaves those alone: then
+only renders from spherical harmonics are pictures.
 
 Sources: diff_gaussian_rasterization/__init__.py (Kerbl et al. 2023), gsplat/rendering.py
 (Ye et al. 2024, 1.5.3).
@@ -51,7 +49,7 @@ __all__ = ["Colors", "Patches", "Picture", "any_picture", "gsplat_picture", "inr
 _log = logging.getLogger(__name__)
 
 Colors = Literal["any", "sh"]
-"""What a picture may be rendered from: anything, or spherical harmonics alone."""
+"""Allowed sources of a picture's colours: any, or spherical harmonics alone."""
 _GSPLAT = ("gsplat", "gsplat.rendering")
 _GSPLAT_FUNCTIONS = ("rasterization", "rasterization_2dgs")
 _CLASS = "GaussianRasterizer"
@@ -60,7 +58,7 @@ _SIGNED = -0.1  # colours are clamped at 0 before they are blended
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """What a rasteriser returned, as a picture."""
+    """A rasteriser's result as a picture."""
 
     rgb: Tensor
     """(h, w, 3), a view; about [0, 1]."""
@@ -73,19 +71,19 @@ class Picture:
 
 
 class _LeftAloneError(Exception):
-    """What was returned is no picture; the message says what it is."""
+    """The result is not a picture; the message names it."""
 
 
 class Patches:
-    """Patches modules, and counts what their rasterisers return.
+    """Patches modules, and counts the results of their rasterisers.
 
     Args:
-        restore: returns a new (h, w, 3), or `picture.rgb` itself where it stays as it is.
-        colors: "sh" takes nothing for a picture that has other colours.
+        restore: returns a new (h, w, 3), or `picture.rgb` itself to leave the picture as it is.
+        colors: "sh" accepts only pictures that are rendered from spherical harmonics.
         more: further rasterisers, "package.module:Name".
 
     Raises:
-        InputError: one of `more` is not of that form.
+        InputError: a name in `more` does not have that form.
     """
 
     def __init__(
@@ -96,23 +94,23 @@ class Patches:
         more: Sequence[str] = (),
     ) -> None:
         self.patched: list[str] = []
-        """Names of what was patched."""
+        """Names of the patched functions and classes."""
         self.counts: Counter[str] = Counter()
-        """Results by what became of them: restored, unrestored, or what they were instead."""
+        """Results by outcome: restored, unrestored, or the reason why a result is not a picture."""
         self._restore = restore
         self._colors = colors
         self._more: dict[str, list[str]] = {}
         for target in more:
             module, colon, name = target.partition(":")
             if not (module and colon and name.isidentifier()):
-                raise InputError(f"{target!r} names no rasterizer: use package.module:Name")
+                raise InputError(f"{target!r} is not a rasterizer: use package.module:Name")
             self._more.setdefault(module, []).append(name)
         self._made: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._thread = _Thread()
         self._warned = False
 
     def wants(self, module_name: str) -> bool:
-        """Whether a module of that name may have something to patch."""
+        """Return whether a module of that name may have something to patch."""
         if module_name in _GSPLAT or module_name in self._more:
             return True
         last = module_name.rpartition(".")[2]
@@ -120,7 +118,7 @@ class Patches:
         return is_fork and not module_name.startswith("splatmend.")
 
     def apply(self, module: ModuleType) -> None:
-        """Patch what a freshly imported module has; what is patched already stays so."""
+        """Patch the rasterisers of an imported module; those already patched stay so."""
         name, has = module.__name__, vars(module)
         if name in _GSPLAT:
             for function in _GSPLAT_FUNCTIONS:
@@ -132,7 +130,7 @@ class Patches:
                 _log.warning("%s has no function or class %s to patch", name, target)
 
     def _patch(self, module: ModuleType, name: str, read: "_Reader") -> bool:
-        """Whether it is patched now."""
+        """Patch one function or class; return whether it is patched now."""
         found = vars(module).get(name)
         place, attribute = (found, "forward") if inspect.isclass(found) else (module, name)
         original = getattr(place, attribute, None)
@@ -155,7 +153,7 @@ class Patches:
                 return original(*args, **kwargs)
             seen = self._thread.results
             output = original(*args, **kwargs)
-            if self._thread.results != seen:  # one rasteriser called another: that has done it
+            if self._thread.results != seen:  # it called another rasteriser, already counted
                 return output
             self._thread.results += 1
             try:
@@ -184,7 +182,7 @@ class Patches:
         if rgb is picture.rgb:
             self.counts["unrestored"] += 1
             return output
-        # into a copy, so that layout, shape and a fourth channel stay what they were
+        # into a copy, so that layout, shape and a fourth channel stay as they were
         new = image.clone()
         read(replace_in(output, 0, new), arguments).rgb.copy_(rgb)
         self.counts["restored"] += 1
@@ -195,13 +193,13 @@ _Reader = Callable[[Any, Mapping[str, Any]], Picture]
 
 
 class _Thread(threading.local):
-    """How many results a thread has seen; it only grows, so an interrupt cannot upset it."""
+    """Number of results that a thread has seen; it only grows, so an interrupt does no harm."""
 
     results = 0
 
 
 def inria_picture(output: Any, arguments: Mapping[str, Any]) -> Picture:
-    """`GaussianRasterizer.forward`: (image, ...) or image, (3, h, w)."""
+    """Read `GaussianRasterizer.forward`: (image, ...) or image, (3, h, w)."""
     image = _single(_first(output))
     if image.shape[0] != 3:
         raise _LeftAloneError("features")
@@ -209,10 +207,10 @@ def inria_picture(output: Any, arguments: Mapping[str, Any]) -> Picture:
 
 
 def gsplat_picture(output: Any, arguments: Mapping[str, Any]) -> Picture:
-    """`rasterization`: (colors, alphas, ...), (..., C, h, w, D) and (..., C, h, w, 1).
+    """Read `rasterization`: (colors, alphas, ...), (..., C, h, w, D) and (..., C, h, w, 1).
 
-    Without backgrounds the colours are premultiplied over black, and alpha goes with them. With
-    backgrounds they are a picture without alpha.
+    Without backgrounds the colours are premultiplied over black, and the picture has alpha. With
+    backgrounds the picture has no alpha.
     """
     mode = arguments.get("render_mode", "RGB")
     if not mode.startswith("RGB"):
@@ -230,7 +228,7 @@ def gsplat_picture(output: Any, arguments: Mapping[str, Any]) -> Picture:
 
 
 def any_picture(output: Any, arguments: Mapping[str, Any]) -> Picture:
-    """An image, or first an image, (3, h, w) or (h, w, 3)."""
+    """Read an image, or first an image, (3, h, w) or (h, w, 3)."""
     image = _single(_first(output))
     if image.shape[-1] != 3 and image.shape[0] != 3:
         raise _LeftAloneError("features")
@@ -239,7 +237,7 @@ def any_picture(output: Any, arguments: Mapping[str, Any]) -> Picture:
 
 
 def _plain_colors(arguments: Mapping[str, Any]) -> Tensor | None:
-    """What Inria's signature has instead of spherical harmonics."""
+    """Return the plain colours that Inria's signature allows instead of spherical harmonics."""
     harmonics = arguments.get("shs")
     if harmonics is not None and harmonics.numel():
         return None
@@ -253,7 +251,7 @@ def _first(output: Any) -> Tensor:
 
 
 def _single(image: Tensor) -> Tensor:
-    """(a, b, c) of what may have leading ones."""
+    """Return an image as (a, b, c), without leading axes of length 1."""
     if image.ndim < 3:
         raise _LeftAloneError("no image")
     if any(side != 1 for side in image.shape[:-3]):
@@ -262,7 +260,7 @@ def _single(image: Tensor) -> Tensor:
 
 
 def _check(picture: Picture, colors: Colors) -> None:
-    """Raise if there is a sign that it is no picture."""
+    """Raise if a sign says that the result is not a picture."""
     if colors == "sh" and picture.colors is not None:
         raise _LeftAloneError("not from spherical harmonics")
     given = picture.colors

@@ -23,8 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
-import tyro
-
+from splatmend.core.command_line import FlagCreatePairsOff, OmitArgPrefixes, arg, parse, shown
 from splatmend.plugin.attach.sibr_proxy import ProxyOptions, SibrProxy
 from splatmend.plugin.client import Client, ClientOptions
 from splatmend.plugin.client.references import named_references
@@ -41,27 +40,24 @@ _SERVER_S = 1.0  # until its absence is spoken of
 class SibrConfig:
     """Where viewer, renderer and server are."""
 
-    proxy: Annotated[ProxyOptions, tyro.conf.arg(name=""), tyro.conf.FlagCreatePairsOff] = field(
-        default_factory=ProxyOptions
-    )
-    url: str = DEFAULT_URL
-    """Of `splatmend serve`: tcp://host:port or ipc://path."""
-    deadline_ms: float = 250.0
+    url: Annotated[str, arg(metavar="URL")] = DEFAULT_URL
+    """Address of `splatmend serve`: tcp://host:port or ipc://path."""
+    deadline_ms: Annotated[float, arg(metavar="MS")] = 250.0
     """A picture waits so long for the server, then it is shown as it is."""
     temporal: bool = True
-    """Let the server steady the pictures over time."""
-    references: tuple[str, ...] = ()
-    """Pictures of the person, or folders of them, to send to the server; or the name of one of its
-    sets."""
-    key: Path | None = None
+    """Let the server remove flicker."""
+    references: Annotated[tuple[str, ...], shown("PICTURE [PICTURE ...]")] = ()
+    """Pictures of the person, or folders of them; or the name of one of the server's sets."""
+    key: Annotated[Path | None, shown("FILE")] = None
     """For a server on another machine: the client's .key_secret, see `splatmend keys`."""
-    server_key: Path | None = None
+    server_key: Annotated[Path | None, shown("FILE")] = None
     """And the server's .key."""
+    proxy: OmitArgPrefixes[FlagCreatePairsOff[ProxyOptions]] = field(default_factory=ProxyOptions)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`splatmend sibr ...`; errors are the caller's to report."""
-    config = tyro.cli(SibrConfig, args=arguments, prog="splatmend sibr", description=__doc__)
+    """Run `splatmend sibr ...`; the caller reports errors."""
+    config = parse(SibrConfig, arguments, prog="splatmend sibr", description=__doc__ or "")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
     stop = threading.Event()
 

@@ -1,7 +1,7 @@
 """A proxy between a SIBR viewer and its renderer, which sends every picture to a frame server.
 
-One thread, which waits for both sides at once: either may close at any time, and a renderer
-that is training may take as long as it likes.
+One thread waits for both sides at once. Either side may close at any time. A renderer that is
+training has no time limit.
 """
 
 import logging
@@ -28,7 +28,7 @@ __all__ = ["ProxyOptions", "SibrProxy"]
 _log = logging.getLogger(__name__)
 
 _CONNECT_S = 2.0
-_FIRST_REQUEST_S = 10.0  # viewers ask at once; who says nothing keeps a viewer out
+_FIRST_REQUEST_S = 10.0  # viewers ask at once; a silent connection would block the next viewer
 _BACKLOG = 4
 _MOST_SAID = 50  # warnings while nothing works
 _MOST_SIDE = 1 << 14  # pixels; 0.8 GB a picture
@@ -42,18 +42,18 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ProxyOptions:
-    """Both sides of a proxy, and what it lets through."""
+    """Both sides of a proxy, and the limits of the messages between them."""
 
     listen: str = "127.0.0.1:6019"
-    """host:port for the viewer; port 0 takes a free one."""
+    """host:port for the viewer; port 0 takes a free port."""
     renderer: str = "127.0.0.1:6009"
-    """host:port of the renderer, here or elsewhere; it may come later."""
+    """host:port of the renderer, here or elsewhere; it may start later."""
     allow_remote: bool = False
     """Listen for other machines too. There is no password, and a viewer can stop a training."""
     allow_edit_text: bool = False
-    """Let viewers send Python code that splatviz's renderers execute; else it is removed."""
+    """Let viewers send Python code, which splatviz's renderers execute; else it is removed."""
     max_side: int = 4096
-    """Pixels; a viewer that asks for more is sent away."""
+    """Pixels; a viewer that asks for more is disconnected."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_side <= _MOST_SIDE:
@@ -70,15 +70,15 @@ class ProxyOptions:
 class SibrProxy:
     """Binds at once, serves one viewer after the other from `start` to `stop`.
 
-    Each viewer gets a connection to the renderer of its own. When either goes, the other's is
-    closed, which is what viewers and renderers know how to deal with; the proxy stays.
+    Each viewer has its own connection to the renderer. When one side leaves, the proxy closes the
+    other connection, which viewers and renderers can handle. The proxy itself stays.
 
     Args:
-        client: in the mode sync. The proxy alone uses it, and does not close it.
+        client: a client in the mode sync. The proxy alone uses it, and does not close it.
         options: both sides.
 
     Raises:
-        InputError: an address cannot be used.
+        InputError: an address cannot be used, or the client has another mode.
     """
 
     def __init__(self, client: Client, options: ProxyOptions | None = None) -> None:
@@ -91,7 +91,7 @@ class SibrProxy:
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         """host:port for viewers, with the port filled in."""
         self.counts: Counter[str] = Counter()
-        """Pictures restored, and shown as they were by reason: those of `Shown.why`, or mesh."""
+        """Pictures restored, and pictures shown raw by reason: one of `Shown.why`, or mesh."""
         self._bell, self._rope = socket.socketpair()
         self._open: list[socket.socket] = []
         self._said: set[str] = set()
@@ -120,7 +120,7 @@ class SibrProxy:
                 _wait(self._bell, self._listener)
                 try:
                     viewer, _ = self._listener.accept()
-                except OSError as error:  # it left already, or too many files are open
+                except OSError as error:  # the viewer left already, or too many files are open
                     self._warn(f"cannot accept a viewer: {error.strerror}")
                     _wait(self._bell, timeout_s=0.1)
                     continue
@@ -129,19 +129,19 @@ class SibrProxy:
                     self._attend(_prepared(viewer))
 
     def _attend(self, viewer: socket.socket) -> None:
-        """One viewer, until it or the renderer leaves."""
+        """Serve one viewer until it or the renderer leaves."""
         before = self.counts.copy()
         try:
             self._serve(viewer)
         except _GoneError as gone:
             if gone.who == "renderer":
-                self._warn(f"renderer {self._options.renderer} {gone}; the viewer is sent away")
+                self._warn(f"renderer {self._options.renderer} {gone}; the viewer is disconnected")
         except InputError as error:
             self._warn(f"connection closed: {error}")
         except _StoppedError:
             raise
         except Exception:
-            _log.exception("connection closed")  # and the next viewer has better luck
+            _log.exception("connection closed")  # the next viewer may succeed
         done = self.counts - before
         if done:
             self._said.clear()
@@ -181,7 +181,7 @@ class SibrProxy:
         return request
 
     def _warn(self, text: str) -> None:
-        """Viewers reconnect ten times a second: say the same once until all was well."""
+        """Log a text once until a viewer is served: viewers reconnect ten times a second."""
         if text not in self._said and len(self._said) < _MOST_SAID:
             self._said.add(text)
             _log.warning(text)
@@ -202,9 +202,9 @@ class _Scene:
         self._timestep: int | None = None
 
     def restored(self, request: Request, picture: Buffer) -> tuple[Buffer, str]:
-        """What to show, and what it is: restored, or why not."""
+        """Return the picture to show, and "restored" or the reason why it is not."""
         step, last = request.timestep, self._timestep
-        # an avatar that does not go on from the pose it had
+        # the avatar jumps to another pose
         self._cut |= step is not None and last is not None and abs(step - last) > 1
         self._timestep = step
         if not request.shows_splats or not self._client.wants_frames:
@@ -220,11 +220,11 @@ class _Scene:
 
 
 class _StoppedError(Exception):
-    """The proxy stops."""
+    """Signals that the proxy stops."""
 
 
 class _GoneError(Exception):
-    """One side has closed its connection."""
+    """Signals that one side has closed its connection."""
 
     def __init__(self, who: str, text: str = "went away") -> None:
         super().__init__(text)
@@ -233,7 +233,7 @@ class _GoneError(Exception):
 
 @dataclass(frozen=True)
 class _Ends:
-    """A socket that is waited for, and the other, which may close meanwhile."""
+    """A socket to wait for, and the other side's socket, which may close meanwhile."""
 
     bell: socket.socket
     sock: socket.socket
@@ -248,7 +248,7 @@ class _Ends:
             raise _GoneError(self.name) from error
 
     def read(self, count: int, timeout_s: float | None = None) -> Buffer:
-        """Exactly so many bytes."""
+        """Read exactly `count` bytes."""
         pixels: Any = np.empty(count, np.uint8)
         buffer = memoryview(pixels)
         filled = 0
@@ -264,13 +264,13 @@ class _Ends:
         return buffer
 
     def comes_first(self) -> bool:
-        """Whether this side speaks next, rather than the other."""
+        """Return whether this side sends next, rather than the other."""
         assert self.other is not None
         return self.sock in _wait(self.bell, self.sock, self.other)
 
     def _wait(self, timeout_s: float | None) -> None:
-        # the other end sends small pieces, each when the one before is acknowledged, and the
-        # kernel forgets this wish with everything that is sent
+        # the other end sends small pieces, each after the acknowledgement of the last; the kernel
+        # forgets this option with everything that is sent
         if _QUICKACK is not None:
             with suppress(OSError):
                 self.sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
@@ -288,7 +288,7 @@ class _Ends:
             raise _GoneError(self.other_name)
         if self.other_name == "renderer":
             raise InputError("the renderer sent more than was asked for: it speaks another dialect")
-        _wait(self.bell, self.sock)  # a viewer that asks ahead
+        _wait(self.bell, self.sock)  # the viewer has sent its next request already
 
 
 def _receive(steps: Generator[int, Buffer, _T], ends: _Ends, timeout_s: float | None = None) -> _T:
@@ -306,10 +306,10 @@ def _receive(steps: Generator[int, Buffer, _T], ends: _Ends, timeout_s: float | 
 def _wait(
     bell: socket.socket, *socks: socket.socket, timeout_s: float | None = None
 ) -> set[socket.socket]:
-    """Which of the sockets can be read; none after the timeout.
+    """Return the sockets that can be read; none after the timeout.
 
     Raises:
-        _StoppedError: the bell rings.
+        _StoppedError: the bell rang.
     """
     with _Selector() as selector:
         for sock in (bell, *socks):
@@ -322,7 +322,7 @@ def _wait(
 
 def _prepared(sock: socket.socket) -> socket.socket:
     sock.settimeout(None)
-    with suppress(OSError):  # it left already
+    with suppress(OSError):  # the other side left already
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
@@ -334,5 +334,5 @@ def _listen(address: str) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, UnicodeError) as error:
         raise InputError(f"cannot bind {address}: {error}; choose another to listen on") from error
-    listener.setblocking(False)  # whoever knocked may have gone before accept
+    listener.setblocking(False)  # a viewer may leave before accept
     return listener

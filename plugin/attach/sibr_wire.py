@@ -3,15 +3,15 @@
     viewer    -> u32 length, JSON
     renderer  -> picture (width * height * 3 bytes, RGB, top row first), u32 length, tail
 
-All little-endian; there is no magic and no version, and the reply does not say its size: only
-the request does. Three dialects are told apart by a key that the other two lack:
+Integers are little-endian. There is no magic and no version. Only the request states the
+picture's size. Each of three dialects has a key that the other two lack:
 
     inria             Kerbl et al. 2023, SIBR's remoteGaussianUI, SplattingAvatar
-    gaussian-avatars  Qian et al. 2024: `do_training`; leaves out a picture of nothing, and the
-                      whole reply to a request of size 0
+    gaussian-avatars  Qian et al. 2024: `do_training`; leaves out an empty picture, and the whole
+                      reply to a request of size 0
     splatviz          Barthel et al. 2024: `edit_text`, Python that the renderer executes
 
-Nothing here touches a socket: readers are generators that say how many bytes they want next.
+Nothing here touches a socket. Readers are generators: they yield the number of bytes they want.
 """
 
 import json
@@ -32,7 +32,7 @@ __all__ = ["Dialect", "Reply", "Request", "packed", "parse_request", "reading", 
 Dialect = Literal["inria", "gaussian-avatars", "splatviz"]
 
 MOST_TEXT = 1 << 20
-"""Bytes of a request or a tail; real ones have one or two thousand."""
+"""Bytes of a request or a tail; real ones have one or two thousand bytes."""
 
 _MOST_GUESSED = 1 << 16  # bytes of a tail where a picture might be
 _FLIP = np.diag((1.0, -1.0, -1.0, 1.0))  # OpenGL's camera axes to OpenCV's
@@ -40,26 +40,26 @@ _FLIP = np.diag((1.0, -1.0, -1.0, 1.0))  # OpenGL's camera axes to OpenCV's
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a viewer asks for, and what the renderer will answer."""
+    """A viewer's request, and the kind of reply that the renderer will send."""
 
     body: bytes
-    """JSON, as it goes to the renderer."""
+    """JSON for the renderer."""
     dialect: Dialect
     width: int
     height: int
-    """Pixels; 0 in either: no picture is wanted."""
+    """Pixels; a side of 0 means that the viewer wants no picture."""
     answer: Literal["picture", "tail", "picture or tail", "tail or nothing"]
     shows_splats: bool = True
-    """False: at most a mesh is drawn."""
+    """False: the renderer draws a mesh at most."""
     timestep: int | None = None
-    """Of an avatar's motion."""
+    """Step of the avatar's animation."""
     camera: Camera | None = None
     code_removed: bool = False
-    """Whether `edit_text` had contents."""
+    """Whether `edit_text` had contents, which were removed."""
 
     @property
     def picture_bytes(self) -> int:
-        """Of the reply's picture."""
+        """Return the size of the reply's picture in bytes."""
         return self.width * self.height * 3
 
 
@@ -68,23 +68,23 @@ class Reply:
     """A renderer's answer."""
 
     picture: Buffer | None
-    """RGB, top row first; None where there is none."""
+    """RGB, top row first; None if the reply has no picture."""
     tail: Buffer
     """A path or JSON, for the viewer."""
 
 
 def packed(text: Buffer) -> bytes:
-    """A request or a tail behind its length.
+    """Return a request or a tail with its length before it.
 
-    Send it in one piece: the renderers read a request with a single `recv(length)`.
+    Send it in one piece, because the renderers read a request with a single `recv(length)`.
     """
     return struct.pack("<I", len(text)) + text
 
 
 def reading(most: int = MOST_TEXT, *, what: str = "request") -> Generator[int, Buffer, Buffer]:
-    """Read one request or tail, whatever the bytes come from.
+    """Read one request or tail from any source of bytes.
 
-    Yields how many bytes it wants next and is sent exactly those; returns the text.
+    Yields the number of bytes that it wants, and is sent exactly those. Returns the text.
 
     Raises:
         InputError: it announces more than `most` bytes.
@@ -99,22 +99,22 @@ def reading(most: int = MOST_TEXT, *, what: str = "request") -> Generator[int, B
 
 
 def parse_request(body: Buffer, *, max_side: int, allow_code: bool = False) -> Request:
-    """Understand what a viewer sent.
+    """Parse a viewer's request.
 
     Args:
         body: the JSON.
-        max_side: pixels, of either side of a picture.
+        max_side: largest side of a picture, in pixels.
         allow_code: leave `edit_text` as it is. splatviz's renderers pass it to `exec`.
 
     Raises:
-        InputError: no request, or of a size that cannot be.
+        InputError: the body is not a request, or its size is impossible.
     """
     forwarded, code_removed = bytes(body), False
     try:
         message = json.loads(forwarded)
         if isinstance(message, dict) and "edit_text" in message and not allow_code:
             code_removed = bool(message["edit_text"])
-            # written anew even if empty: the renderer might read the other of two equal keys
+            # written anew even if empty: of two equal keys the renderer might read the other
             forwarded = json.dumps({**message, "edit_text": ""}).encode()
     except (ValueError, RecursionError) as error:
         raise InputError(f"a request is JSON, got {forwarded[:40]!r}: {error}") from error
@@ -144,11 +144,11 @@ def parse_request(body: Buffer, *, max_side: int, allow_code: bool = False) -> R
 def reading_reply(request: Request) -> Generator[int, Buffer, Reply]:
     """Read a renderer's answer to a request, like `reading`.
 
-    The picture comes back in the very buffer that was sent in, but for `picture or tail`.
+    Returns the picture in the buffer that was sent in, except for `picture or tail`.
 
     Raises:
-        InputError: its tail announces more bytes than anybody would send. The answer was not to
-            this request then, and the stream has lost its step: close it.
+        InputError: the tail announces too many bytes. The reply then belongs to another request,
+            and the stream is out of step: close it.
     """
     picture: Buffer | None = None
     if request.answer == "picture":
@@ -164,7 +164,7 @@ def reading_reply(request: Request) -> Generator[int, Buffer, Reply]:
 
 
 def _reading_guess(picture_bytes: int) -> Generator[int, Buffer, Reply | bytes]:
-    """The whole reply if it is a tail of JSON and no more, else a picture's first bytes."""
+    """Read the whole reply if it is only a tail of JSON, else a picture's first bytes."""
     head = bytes((yield min(5, picture_bytes)))
     length = struct.unpack("<I", head[:4])[0] if len(head) == 5 else 0
     if not (2 <= length <= _MOST_GUESSED and 4 + length <= picture_bytes and head[4:] == b"{"):
@@ -194,16 +194,16 @@ def _answer(
         return "tail or nothing"
     if message.get("show_splatting", True):
         return "picture"
-    # a model that is bound to no mesh draws none
+    # a model without a mesh draws none
     return "picture or tail" if message.get("show_mesh") else "tail"
 
 
 def _camera(message: Mapping[str, Any], width: int, height: int) -> Camera | None:
-    """The camera in OpenCV axes; None where the viewer gave none that can be used.
+    """Return the camera in OpenCV axes; None if the viewer sent no usable one.
 
-    `view_matrix` is the world-to-camera matrix of OpenGL, column by column: the renderers
-    reshape it to rows and change the signs of columns 1 and 2, which gives the transpose of
-    OpenCV's. Their projection has its principal point in the middle of the picture.
+    `view_matrix` is OpenGL's world-to-camera matrix, column by column. The renderers reshape it to
+    rows and change the signs of columns 1 and 2. The result is the transpose of OpenCV's matrix.
+    Their principal point is the centre of the picture.
     """
     try:
         view = np.array(message["view_matrix"], np.float64)

@@ -1,14 +1,14 @@
-"""Viser's background image, restored before it is encoded.
+"""Restoration of viser's background image before viser encodes it.
 
     server = viser.ViserServer()
     attachment = splatmend.plugin.attach.viser.attach(server)
-    ...                                              # nerfview, or one's own callbacks, as ever
+    ...                                              # nerfview or your own callbacks, unchanged
     attachment.detach()
 
-Covers whatever calls `scene.set_background_image`: nerfview's viewers and those of gsplat's
-examples among them. Splats that the browser renders do not come by here.
+Covers every caller of `scene.set_background_image`, such as nerfview's viewers and those of
+gsplat's examples. It does not cover splats that the browser renders.
 
-`attach` before the viewer is made: then the first image of each client is restored too.
+Call `attach` before you make the viewer: then it also restores the first image of each client.
 
 Source: viser 1.1.1, _scene_api.py and _viser.py.
 """
@@ -34,11 +34,10 @@ def attach(
 ) -> "Attachment":
     """Restore the background images of a viser server, of one of its clients, or of a scene.
 
-    Of a server: those of its own scene, which all clients see, and those of each client, those
-    that are yet to come too. Each scene is a stream of its own, with a client of the frame
-    server that ends when the viser client leaves. An image that cannot be restored in time is
-    shown as it came. The mode sync suits viewers that render only when something moves: in
-    latest, the image that stays would be an older one.
+    A server has a scene that all clients see, and one scene for each present or future client. Each
+    scene is its own stream. Its frame client ends when the viser client leaves. An image that
+    cannot be restored in time is shown as it came. The mode sync suits viewers that render only
+    when something moves: in latest, the last image on the screen would be an older one.
 
     Args:
         target: `viser.ViserServer`, `viser.ClientHandle` or `viser.SceneApi`.
@@ -46,10 +45,10 @@ def attach(
         options: of the client for each scene; its stream is named after the viser client.
 
     Raises:
-        InputError: `target` is none of these, or is attached already; the address cannot be used.
+        InputError: `target` has another type or is attached already, or the address cannot be used.
     """
     attachment = Attachment(url, options or ClientOptions(program="splatmend-viser"))
-    # a server and its clients forward what their scenes have: those come first
+    # a server and its clients forward their scenes' methods: look for those first
     if hasattr(target, "on_client_connect"):
         attachment.add_server(target)
     elif hasattr(target, "client_id") and hasattr(target, "scene"):
@@ -65,7 +64,7 @@ def attach(
 
 
 class Attachment:
-    """What `attach` made; `detach` undoes it, and so does leaving `with`."""
+    """The result of `attach`; `detach` undoes it, and so does the end of `with`."""
 
     def __init__(self, url: str, options: ClientOptions) -> None:
         self._url = url
@@ -76,16 +75,16 @@ class Attachment:
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """`Client.counts` of each scene that is attached, by the name of its stream."""
+        """Return `Client.counts` of each attached scene, by the name of its stream."""
         with self._lock:
             scenes = list(self._scenes.values())
         return {one.stream: one.restore.client.counts for one in scenes}
 
     def add(self, scene: Any, stream: str) -> None:
-        """Restore what this scene is given from now on.
+        """Restore the images that this scene is given from now on.
 
         Raises:
-            InputError: it is attached already, by this or another attachment.
+            InputError: the scene is attached already, by this or another attachment.
         """
         if _METHOD in vars(scene):
             raise InputError(f"the scene of {stream} is attached already: detach it first")
@@ -100,10 +99,10 @@ class Attachment:
         client.close()
 
     def add_server(self, server: Any) -> None:
-        """Restore what this server and all of its clients are given from now on."""
+        """Restore the images that this server and its clients are given from now on."""
         self.add(server.scene, "viser")
 
-        # async: viser awaits it before it starts the callbacks that were registered later
+        # async: viser awaits it before it starts callbacks that were registered later
         async def came(client: Any) -> None:
             if not self._detached and _METHOD not in vars(client.scene):
                 self.add(client.scene, f"viser {client.client_id}")
@@ -115,7 +114,7 @@ class Attachment:
         server.on_client_disconnect(left)
 
     def remove(self, scene: Any) -> None:
-        """Give a scene its own method back, and end its stream; nothing if it is not attached."""
+        """Give a scene its own method back and end its stream; ignore a scene not attached."""
         with self._lock:
             attached = self._scenes.pop(id(scene), None)
         if attached is not None:
@@ -123,7 +122,7 @@ class Attachment:
             attached.restore.client.close()
 
     def detach(self) -> None:
-        """Give all scenes their own methods back, end all streams, ignore clients to come."""
+        """Give all scenes their own methods back, end all streams, ignore future clients."""
         with self._lock:
             self._detached = True
             scenes = [attached.scene for attached in self._scenes.values()]
@@ -145,7 +144,7 @@ class _Attached:
 
 
 def _restoring(original: Callable[..., Any], restore: Wrapped[...]) -> Callable[..., Any]:
-    # callbacks run on viser's pool of threads, a client of ours belongs to one at a time
+    # viser calls from a pool of threads; our client belongs to one thread at a time
     one_at_a_time = threading.Lock()
     client = restore.client
     is_first = client.options.mode == "sync"
@@ -155,7 +154,7 @@ def _restoring(original: Callable[..., Any], restore: Wrapped[...]) -> Callable[
         nonlocal is_first
         if image is not None:
             with one_at_a_time:
-                if is_first:  # the server may be a moment from being found, the image may stay
+                if is_first:  # wait for the connection, because this image may stay on the screen
                     client.wait(min(client.options.deadline_ms / 1e3, _LONGEST_CONNECT_S))
                     is_first = False
                 image = restore(image, kwargs.get("depth"))[0]

@@ -1,4 +1,4 @@
-"""Clients of the frame server: in Python here, in javascript/ and csharp/ for others.
+"""Clients of the frame server: in Python here, in other languages in javascript/ and csharp/.
 
 `client` is for render loops and `wrapping` for render functions. `connection` owns the socket,
 `requests` the frames on their way, `breaker` the retries, `references` the uploads.

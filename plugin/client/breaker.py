@@ -1,4 +1,4 @@
-"""When to stop asking a server that does not answer, and when to ask again."""
+"""A circuit breaker for a server that does not answer."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,9 @@ __all__ = ["Breaker"]
 class Breaker:
     """A circuit breaker: closed at first, open after some misses in a row.
 
-    While it is open nothing is sent. After `shortest_s`, doubled with each failure up to
-    `longest_s`, one frame may probe; its answer closes the breaker. Times are the caller's.
+    While it is open, nothing is sent. After a pause one frame may probe the server, and its answer
+    closes the breaker. The pause is `shortest_s`, doubled with each failure up to `longest_s`.
+    The caller passes the time.
     """
 
     misses_allowed: int = 3
@@ -24,26 +25,26 @@ class Breaker:
 
     @property
     def is_closed(self) -> bool:
-        """Whether all is well."""
+        """Return whether the server answers."""
         return self._opened is None
 
     def may_send(self, now: float) -> bool:
-        """Whether a frame may go out; while it is open, that is one probe after each pause."""
+        """Return whether a frame may go out; while open, that is one probe after each pause."""
         if self._opened is None:
             return True
         return not self._probing and now - self._opened >= self._pause_s
 
     def sent(self) -> None:
-        """A frame went out."""
+        """Note that a frame went out."""
         self._probing = self._opened is not None
 
     def answered(self) -> None:
-        """The server did what it was asked for."""
+        """Note a proper answer."""
         self._misses, self._pause_s = 0, 0.0
         self._opened, self._probing = None, False
 
     def missed(self, now: float) -> None:
-        """A frame was not answered in time, or with an error."""
+        """Note a frame that was not answered in time, or was answered with an error."""
         self._misses += 1
         if self._probing or (self._opened is None and self._misses >= self.misses_allowed):
             self._pause_s = min(max(2 * self._pause_s, self.shortest_s), self.longest_s)

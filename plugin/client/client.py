@@ -3,9 +3,9 @@
     with Client() as client:
         shown = client.restore(frame).frame
 
-The socket lives on a thread of its own. A frame that the server does not answer is shown as
-it was rendered; a server that keeps missing is left alone for a while and asked again with
-single frames; a server that comes back is found again. Nothing of this raises.
+The socket lives on its own thread. A frame that the server does not answer is shown as it was
+rendered. A server that keeps missing frames gets none for a while, and then single frames. The
+client finds a server that comes back. None of these failures raises an error.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from splatmend.core.errors import InputError
 from splatmend.core.frame import Frame
 from splatmend.plugin.client.breaker import Breaker
-from splatmend.plugin.client.connection import Link
+from splatmend.plugin.client.connection import Connection
 from splatmend.plugin.client.references import GivenReferences, client_references
 from splatmend.plugin.client.requests import Request, Shown, request_of
 from splatmend.plugin.protocol.curve_keys import client_keys
@@ -38,33 +38,32 @@ _WANTED = ("up", "probe")
 
 @dataclass(frozen=True)
 class ClientOptions:
-    """How a client asks, and how long it waits."""
+    """Mode, waiting times and references of a client."""
 
     mode: Literal["latest", "sync", "ordered"] = "sync"
-    """sync: wait for each frame until its deadline. latest: never wait, show the newest frame
-    that came back. ordered: every frame counts, however long it takes."""
+    """sync: wait for each frame until its deadline. latest: never wait, show the newest restored
+    frame. ordered: restore every frame, however long it takes."""
     deadline_ms: float = 250.0
-    """In sync: the longest that `restore` may take."""
+    """In sync: longest duration of `restore`."""
     max_age_ms: float = 500.0
-    """In latest: the oldest frame that is shown. The server drops what waits longer."""
+    """In latest: age of the oldest frame to show. The server drops frames that wait longer."""
     patience_s: float = 30.0
-    """In ordered: how long a server may be away, or a frame may take."""
+    """In ordered: longest absence of the server, and longest duration of a frame."""
     temporal: bool = True
-    """Let the server steady the stream over time, if it can."""
+    """Let the server remove flicker from the stream, if it can."""
     stream: str = ""
-    """Shown in the server's figures."""
+    """Name of the stream in the server's figures."""
     program: str = "splatmend-python"
-    """Likewise."""
+    """Name of the program in the server's figures."""
     misses: int = 3
-    """Unanswered frames in a row after which the server is left alone for a second, then two,
-    up to ten."""
+    """Unanswered frames in a row before the client pauses for one second, then two, up to ten."""
     key: Path | None = None
     """For a server on another machine: the client's .key_secret, see `splatmend keys`."""
     server_key: Path | None = None
-    """And the server's .key."""
+    """For a server on another machine: the server's .key."""
     references: GivenReferences | None = None
-    """Pictures of the person. A text is the name of one of the server's sets; a path, several
-    paths or `References` are sent to the server, 16 pictures at most."""
+    """Pictures of the person. A text is the name of one of the server's sets. The client sends a
+    path, several paths or `References` to the server, 16 pictures at most."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -79,12 +78,12 @@ class ClientOptions:
 class Client:
     """Sends the frames of one stream to one server.
 
-    `restore` and `stream` belong to one thread at a time. Neither takes a lock, so that an
-    exception which a viewer throws into its render thread does no harm.
+    `restore` and `stream` belong to one thread at a time. Neither takes a lock, so an exception
+    that a viewer throws into its render thread does no harm.
 
     Raises:
-        InputError: an address, a key or references that cannot be used. A server that is not
-            there is no error: it may come.
+        InputError: an address, a key or references cannot be used. An absent server is not an
+            error: it may start later.
     """
 
     def __init__(self, url: str = DEFAULT_URL, options: ClientOptions | None = None) -> None:
@@ -106,57 +105,57 @@ class Client:
         breaker = Breaker(misses_allowed=options.misses)
         self._ids = itertools.count()
         self._cut_id = -1
-        self._link = Link(
+        self._connection = Connection(
             url, hello, breaker, keys=keys, patience_s=options.patience_s, references=references
         )
         try:
-            self._link.start()
+            self._connection.start()
         except zmq.ZMQError as error:
             raise InputError(f"cannot connect to {url}: {error.strerror}") from error
 
     @property
     def state(self) -> str:
-        """up, down (no server), bypass (it does not answer), or probe (it is being tried)."""
-        return self._link.state
+        """Return up, down (no server), bypass (no answers) or probe (one frame is sent)."""
+        return self._connection.state
 
     @property
     def welcome(self) -> Welcome | None:
-        """What the server said of itself; None while there is none."""
-        return self._link.welcome
+        """Return the server's welcome; None while there is no session."""
+        return self._connection.welcome
 
     @property
     def references(self) -> int:
-        """How many of the references that this client sent the server uses; 0 until it does."""
-        return self._link.offer.in_use
+        """Return how many of the references sent by this client the server uses."""
+        return self._connection.offer.in_use
 
     @property
     def awaits_references(self) -> bool:
-        """Whether the server has yet to say if it uses the references that this client sent."""
-        return self._link.offer.is_open
+        """Return whether the server's answer to the references of this client is outstanding."""
+        return self._connection.offer.is_open
 
     @property
     def counts(self) -> dict[str, int]:
-        """Frames sent, restored, and shown raw by reason; `unasked` answers were thrown away."""
-        return dict(self._link.counts)
+        """Count frames sent, restored, and shown raw by reason; `unasked`: discarded answers."""
+        return dict(self._connection.counts)
 
     @property
     def age_ms(self) -> tuple[float, float] | None:
-        """Median and 95th percentile of the last 64 frames' way there and back; None before."""
-        ages = sorted(self._link.ages_ms.copy())
+        """Return median and 95th percentile age of the last 64 restored frames; None at first."""
+        ages = sorted(self._connection.ages_ms.copy())
         return (ages[len(ages) // 2], ages[len(ages) * 95 // 100]) if ages else None
 
     @property
     def wants_frames(self) -> bool:
-        """Whether `restore` has any use for a frame just now; else call `skip`."""
-        return self._link.state in _WANTED
+        """Return whether `restore` would send a frame now; else call `skip`."""
+        return self._connection.state in _WANTED
 
     def skip(self) -> None:
-        """A frame was rendered and shown as it is: those that follow are no longer the next."""
+        """Note that a frame was shown as rendered, so that the next one follows a gap."""
         next(self._ids)
 
     def wait(self, timeout_s: float = 5.0) -> bool:
-        """Wait until a server has answered hello; not needed, and not for render loops."""
-        return self._link.ready.wait(timeout_s)
+        """Wait until a server has answered hello; not necessary, and not for render loops."""
+        return self._connection.ready.wait(timeout_s)
 
     def restore(
         self,
@@ -166,17 +165,17 @@ class Client:
         camera: Camera | None = None,
         mask: NDArray[np.uint8] | None = None,
     ) -> Shown:
-        """Send a frame and say what to show instead.
+        """Send a frame and return the frame to show instead.
 
-        In sync that is this frame, in latest one of the last few; the given frame itself where
-        there is nothing better. In ordered, use `stream`.
+        In sync that is this frame restored, in latest one of the last few. The given frame itself
+        returns if there is nothing better. In ordered, use `stream`.
 
         Args:
-            frame: what was rendered. Its arrays may be written again as soon as this returns: in
-                latest they are copied; in sync what is left on its way is not shown any more.
-            cut: it has nothing to do with the frames before: a new avatar, a jump.
+            frame: the rendered frame. You may write its arrays again as soon as this returns:
+                latest copies them, and sync does not show a frame that is still on its way.
+            cut: the frame starts a new scene: a new avatar, a jump.
             camera: of the frame.
-            mask: (h, w), how much of the restoration to keep, 255 all of it.
+            mask: (h, w), share of the restoration to keep; 255 keeps all of it.
 
         Raises:
             InputError: the mode is ordered.
@@ -186,7 +185,7 @@ class Client:
         made, frame_id = time.monotonic(), next(self._ids)
         if cut:
             self._cut_id = frame_id
-        state = self._link.state
+        state = self._connection.state
         sync = self.options.mode == "sync"
         if state in _WANTED:
             request = request_of(
@@ -195,24 +194,24 @@ class Client:
                 cut_id=self._cut_id,
                 made=made,
                 deadline=made + self.options.deadline_ms / 1e3 if sync else None,
-                uses=self._link.uses,
+                uses=self._connection.uses,
                 camera=camera,
                 mask=mask,
                 copy=not sync,
             )
-            self._link.submit(request)
+            self._connection.submit(request)
             if sync and state == "up":
                 return self._await(request)
         return self._instead(frame, frame_id, "bypass" if state == "probe" else state)
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[Shown]:
-        """Restore all frames, in order; in the mode ordered.
+        """Restore all frames in order; only in the mode ordered.
 
-        As many frames are on their way as the server gives credit for, and one more. While the
-        server is away they wait, for `patience_s`.
+        At most one frame more than the server's credit is on its way. While the server is away,
+        frames wait for `patience_s`.
 
         Raises:
-            InputError: the mode is another.
+            InputError: the client has another mode.
         """
         if self.options.mode != "ordered":
             raise InputError(
@@ -226,22 +225,25 @@ class Client:
                 cut_id=self._cut_id,
                 made=time.monotonic(),
                 deadline=None,
-                uses=("depth", "motion") if self._link.welcome is None else self._link.uses,
+                uses=("depth", "motion")
+                if self._connection.welcome is None
+                else self._connection.uses,
                 copy=True,
             )
             waiting.append(request)
-            self._link.submit(request)
-            while len(waiting) > self._link.credit:
+            self._connection.submit(request)
+            while len(waiting) > self._connection.credit:
                 yield waiting.popleft().answers.get()
         while waiting:
             yield waiting.popleft().answers.get()
 
     def close(self) -> None:
-        """Say bye and wait for the thread to end; frames that wait are shown raw.
+        """Say bye and wait for the thread to end; waiting frames are shown raw.
 
-        Again, or from two threads at once: each returns when the client's thread has ended.
+        Safe to call again, and from two threads. Each call returns once the client's thread has
+        ended.
         """
-        self._link.close()
+        self._connection.close()
 
     def _await(self, request: Request) -> Shown:
         assert request.deadline is not None
@@ -249,12 +251,12 @@ class Client:
         try:
             return request.answers.get(timeout=max(left, 0.0))
         except Empty:
-            self._link.give_up(request)
+            self._connection.give_up(request)
             return request.raw("late")
 
     def _instead(self, frame: Frame, frame_id: int, state: str) -> Shown:
-        """Without waiting: in latest the newest restored frame, if there is one that will do."""
-        newest = self._link.newest if self.options.mode == "latest" else None
+        """Return a frame at once: in latest the newest restored one, if it is usable."""
+        newest = self._connection.newest if self.options.mode == "latest" else None
         why = state
         if newest is not None:
             shown, made = newest

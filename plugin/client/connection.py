@@ -1,8 +1,8 @@
-"""The client's own thread: the socket, the session, what is in flight.
+"""The client's own thread: the socket, the session, the frames in flight.
 
-A render thread shares with it a slot for frames, a queue for each answer, and attributes that
-are read whole; it takes no lock. So neither a slow server nor an exception thrown into the
-render thread at any line (nerfview does that) can leave the client in disorder.
+It shares with a render thread a slot for frames, a queue for each answer, and attributes that are
+read whole. The render thread takes no lock. So a slow server cannot upset the client, nor can an
+exception at any line of the render thread (nerfview throws such exceptions).
 """
 
 import itertools
@@ -37,11 +37,11 @@ from splatmend.plugin.protocol.messages import (
 from splatmend.plugin.protocol.plane_formats import PlaneMemo
 from splatmend.plugin.protocol.zmq_sockets import Doorbell, may_receive, new_dealer, send_message
 
-__all__ = ["Link"]
+__all__ = ["Connection"]
 
 _log = logging.getLogger(__name__)
 
-_HELLO_S = 1.0  # at most one hello in so much time
+_HELLO_S = 1.0  # shortest time between two hellos
 _BUSY_S = 0.02  # between looks at the clock
 _IDLE_S = 0.2
 _LEAST_RECLAIM_S = 0.5
@@ -49,7 +49,7 @@ _BYE_MS = 200
 _REMEMBERED = 64
 
 
-class Link:
+class Connection:
     """Owns the connection to one server."""
 
     def __init__(
@@ -63,8 +63,7 @@ class Link:
         references: ClientReferences | None = None,
     ) -> None:
         self.state = "down"
-        """up: answers are worth waiting for; probe: a frame is welcome, an answer unlikely;
-        bypass and down: frames are not wanted."""
+        """up: wait for answers. probe: send one frame, do not wait. bypass, down: send nothing."""
         self.credit = 1
         self.uses: tuple[str, ...] = ("color", "alpha")
         self.welcome: Welcome | None = None
@@ -72,7 +71,7 @@ class Link:
         """The newest restored frame and when its original was made."""
         self.counts: Counter[str] = Counter()
         self.ready = threading.Event()
-        """Set while there is a session; not for render threads."""
+        """Set while there is a session; render threads do not use it."""
         self._ordered = hello.mode == "ordered"
         self._hello = hello
         self._breaker = breaker
@@ -83,7 +82,7 @@ class Link:
         self._inflight: dict[int, Request] = {}
         self._rtts: deque[float] = deque(maxlen=_REMEMBERED)
         self.ages_ms: deque[float] = deque(maxlen=_REMEMBERED)
-        """Of the last restored frames, from when they were given until they were back."""
+        """Ages of the last restored frames, from the call until the answer."""
         self._pings = itertools.count()
         self._last_sent_id = -1
         self._connected = False
@@ -115,18 +114,18 @@ class Link:
         self._thread.start()
 
     def submit(self, request: Request) -> None:
-        """Hand over a frame; but for `ordered`, it takes the place of one that still waits."""
+        """Hand over a frame; except in ordered, it replaces one that still waits."""
         self._slot.append(request)
         self._bell.ring()
         if self._ended:
             self._answer_slot()
 
     def give_up(self, request: Request) -> None:
-        """Its time is over and nobody waits for it any more."""
+        """Give up a frame whose deadline has passed."""
         self._given_up.append(request)
 
     def close(self) -> None:
-        """Say bye, answer what waits with the raw frames, end the thread."""
+        """Say bye, answer waiting frames with the raw ones, end the thread."""
         self._closing = True
         self._bell.ring()
         if self._thread.is_alive():
@@ -174,12 +173,12 @@ class Link:
             self._show_state(now)
 
     def _may_wait(self, now: float) -> bool:
-        """Every frame counts: none is given up at once, and none goes without references."""
+        """Return whether ordered frames wait for an absent server or for their references."""
         away = self.welcome is None and now - self._lost_at < self._patience_s
         return self._ordered and (away or self.offer.is_open)
 
     def _send_frame(self, request: Request, session: str, now: float) -> bool:
-        """False if the socket has no room."""
+        """Send a frame; return False if the socket has no room."""
         if not self._send(request.message(session, self._last_sent_id)):
             return False
         request.sent = now
@@ -198,7 +197,7 @@ class Link:
         return True
 
     def _receive_all(self) -> int:
-        """Act on what has come; returns how many messages."""
+        """Act on waiting messages; return their number."""
         count = 0
         while may_receive(self._socket):
             count += 1
@@ -213,7 +212,7 @@ class Link:
                     self.counts["unreadable"] += 1
             except ProtocolError as error:
                 self.counts["unreadable"] += 1
-                self._warn("unreadable", f"the server sent what cannot be read: {error}")
+                self._warn("unreadable", f"the server sent an unreadable message: {error}")
         return count
 
     def _act(self, message: Message) -> None:
@@ -247,13 +246,13 @@ class Link:
             if message.fatal or message.code == "no_session":
                 self._lose_session(request)
                 request = None if self._ordered else request
-        if request is None:  # given up before, or never ours: it must not be shown
+        if request is None:  # given up before, or never ours: do not show it
             if not isinstance(message, ErrorReply):
                 self.counts["unasked"] += 1
             return
         if isinstance(message, Result):
             self._rtts.append(now - request.sent)
-            if not request.missed:  # a server that is always late is no help either
+            if not request.missed:  # a late answer still counts as a miss
                 self._breaker.answered()
             self._show(request, message, now)
         elif isinstance(message, Drop) and message.why == "shutdown" and self._ordered:
@@ -288,7 +287,7 @@ class Link:
         request.answers.put(request.raw(why))
 
     def _miss(self, request: Request, now: float) -> None:
-        """A frame's time is over; counted once."""
+        """Count a frame as missed, once."""
         if not request.missed:
             request.missed = True
             self._breaker.missed(now)
@@ -297,7 +296,7 @@ class Link:
             self._inflight.pop(request.id, None)  # makes room for the probe
 
     def _expire(self, now: float) -> None:
-        """Count what came too late, and take back the credit of what never came."""
+        """Count late frames, and take back the credit of frames that never came back."""
         if self._inflight:
             limit = self._patience_s if self._ordered else self._reclaim_s()
         for request in list(self._inflight.values()):
@@ -336,7 +335,7 @@ class Link:
             self._send(Ping(n=next(self._pings)))
 
     def _lose_session(self, unanswered: Request | None = None) -> None:
-        """What is in flight will not come back: show it raw, or, in order, send it again."""
+        """End the session: show the frames in flight raw or, in ordered, send them again."""
         if self.welcome is not None:
             self._lost_at = time.monotonic()
         self.welcome = None
@@ -364,7 +363,7 @@ class Link:
             self.state = "probe" if self._breaker.may_send(now) else "bypass"
 
     def _warn(self, kind: str, text: str) -> None:
-        """Log each kind of trouble once: it may come with every frame."""
+        """Log each kind of trouble once, because it may come with every frame."""
         if kind not in self._warned:
             self._warned.add(kind)
             _log.warning("%s: %s", self._url, text)
@@ -376,7 +375,7 @@ class Link:
         self.state = "down"
         for request in self._inflight.values():
             self._answer(request, "closed")
-        self._ended = True  # before the slot is emptied: who comes later empties it again
+        self._ended = True  # set before the slot is emptied: a later `submit` empties it again
         self._answer_slot()
         self._release()
 

@@ -33,17 +33,17 @@ _QUALITY = 95
 
 @dataclass(frozen=True, eq=False)
 class ClientReferences:
-    """What a client tells the server; nothing by default."""
+    """References of a client: the name of a set, an upload, or neither."""
 
     name: str = ""
-    """Of one of the server's sets."""
+    """Name of one of the server's sets."""
     upload: UseReferences | None = None
 
     def message(self, welcome: Welcome) -> UseReferences | None:
-        """What is to be sent after a welcome, if anything.
+        """Return the message to send after a welcome, if any.
 
         Raises:
-            InputError: the server will not use these references.
+            InputError: the server cannot use these references.
         """
         if self.name and welcome.references != self.name:
             raise InputError("the server is too old to have sets of references: update it")
@@ -64,23 +64,23 @@ class ClientReferences:
 
 
 GivenReferences = str | Path | Sequence[str | Path] | References | ClientReferences
-"""A set's name; or a picture, a folder or several of them; or references as they are, or packed."""
+"""A set's name; a picture, a folder, or several of these; references, plain or packed."""
 
 
 class Offer:
-    """Where a session stands with what its client sends; the client's thread's alone."""
+    """State of a session's own references; for the client's thread alone."""
 
     def __init__(self, references: ClientReferences) -> None:
         self._references = references
         self.due: UseReferences | None = None
-        """To be sent as soon as there is room."""
+        """Message to send as soon as there is room."""
         self.is_open = False
-        """Whether the server has yet to answer."""
+        """Whether the server's answer is outstanding."""
         self.in_use = 0
-        """How many references the server uses."""
+        """Number of references that the server uses."""
 
     def begin(self, welcome: Welcome) -> str:
-        """A session has begun; returns what is wrong, and an empty text if all is well."""
+        """Begin a session; return an error text, empty if all is well."""
         self.end()
         try:
             self.due = self._references.message(welcome)
@@ -90,25 +90,25 @@ class Offer:
         return ""
 
     def hear(self, message: Message) -> None:
-        """The server has said something; perhaps it is the answer."""
+        """Take a message of the server, which may be the answer."""
         if isinstance(message, UseReferences):
             self.end(message.count or 0)
         elif isinstance(message, ErrorReply) and message.id is None and self.is_open:
             self.end()
 
     def end(self, in_use: int = 0) -> None:
-        """The server has answered, or the session is over."""
+        """End the offer, after an answer or with the session."""
         self.due, self.is_open, self.in_use = None, False, in_use
 
 
 def client_references(given: GivenReferences | None) -> ClientReferences:
-    """Read and pack references for the way to a server.
+    """Read and pack references to send them to a server.
 
-    A text is the name of one of the server's sets. Pictures are sent without loss where they fit,
-    else as JPEG.
+    A text is the name of one of the server's sets. Pictures are sent without loss if they fit, else
+    as JPEG.
 
     Raises:
-        InputError: pictures that cannot be read, or too many to be sent.
+        InputError: a picture cannot be read, or the pictures are too many or too large.
     """
     if given is None:
         return ClientReferences()
@@ -124,13 +124,13 @@ def client_references(given: GivenReferences | None) -> ClientReferences:
 
 
 def named_references(words: Sequence[str]) -> ClientReferences | None:
-    """Read and pack what a command line names: pictures and folders, or one of the server's sets.
+    """Read and pack the references of a command line: pictures and folders, or a set's name.
 
-    A word alone is a set's name, unless something of that name is there, or it can only be a path:
-    with a / in it, or a picture's suffix.
+    A single word is a set's name unless a file of that name exists, or it is clearly a path: it
+    contains a / or has a picture's suffix.
 
     Raises:
-        InputError: pictures that cannot be read, or too many to be sent.
+        InputError: a picture cannot be read, or the pictures are too many or too large.
     """
     if not words:
         return None
@@ -166,7 +166,7 @@ def _packed(references: References) -> UseReferences:
 def _planes(
     references: References,
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8] | None]]:
-    """Pictures with their alpha, in the order in which they are sent."""
+    """Yield pictures and their alpha in the order of the message."""
     for reference in references:
         if reference.render is not None:
             yield reference.render, reference.render_alpha
@@ -176,7 +176,7 @@ def _planes(
 def _file(
     picture: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, *, jpeg: bool
 ) -> NDArray[np.uint8]:
-    """The bytes of a PNG or JPEG file."""
+    """Encode a picture (h, w, 3) and its alpha (h, w) as a PNG or JPEG file."""
     if alpha is not None:
         picture = np.dstack((picture, alpha))
     order = cv2.COLOR_RGB2BGR if alpha is None else cv2.COLOR_RGBA2BGRA

@@ -1,4 +1,4 @@
-"""A frame between a render thread and the client's own thread, and what is shown of it."""
+"""A frame between a render thread and the client's own thread, and the frame shown for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,17 +19,17 @@ __all__ = ["Request", "Shown", "request_of"]
 
 @dataclass(frozen=True)
 class Shown:
-    """A frame to show, and what became of it."""
+    """A frame to show, and the outcome of its restoration."""
 
     frame: Frame
     """Restored, or the frame that was given."""
     restored: bool
     id: int
     age_ms: float = 0.0
-    """Since the frame that it shows was given."""
+    """Time since the client was given the frame that is shown."""
     why: str = ""
-    """If not restored: down, bypass, waiting, late, old, busy, unchanged, unreadable, closed, or
-    the server's reason or error code."""
+    """Reason for a raw frame: down, bypass, waiting, late, old, busy, unchanged, unreadable or
+    closed, or the server's reason or error code."""
 
 
 @dataclass(eq=False)
@@ -38,22 +38,22 @@ class Request:
 
     id: int
     frame: Frame
-    """What is sent, and what the answer's other planes are taken from."""
+    """The frame to send; the answer takes its other planes from it."""
     given: Frame
     planes: tuple[Plane, ...]
     data: tuple[Buffer, ...]
     cut_id: int
-    """Of the newest frame that began a new scene."""
+    """Id of the newest frame that began a new scene."""
     camera: Camera | None
     made: float
     deadline: float | None
     sent: float = 0.0
     missed: bool = False
     answers: "SimpleQueue[Shown]" = field(default_factory=SimpleQueue)
-    """Gets one answer, unless a newer frame takes the request's place in the slot."""
+    """Gets one answer, unless a newer frame replaces the request in the slot."""
 
     def message(self, session: str, last_sent_id: int) -> FrameRequest:
-        """As it is sent; a cut is said if no frame since it was."""
+        """Build the message; it states a cut unless an earlier frame since the cut was sent."""
         return FrameRequest(
             session=session,
             id=self.id,
@@ -67,7 +67,7 @@ class Request:
         )
 
     def raw(self, why: str) -> Shown:
-        """The frame as it was."""
+        """Return the given frame, unrestored."""
         return Shown(self.given, restored=False, id=self.id, why=why)
 
 
@@ -83,9 +83,9 @@ def request_of(
     camera: Camera | None = None,
     mask: NDArray[np.uint8] | None = None,
 ) -> Request:
-    """What the client's thread needs to send a frame; planes that are not used stay here.
+    """Make the request for a frame; planes that the server does not use are not sent.
 
-    `copy` is for frames whose arrays are written again before they are answered.
+    `copy` is for frames whose arrays are written again before the answer.
     """
     planes = {name: getattr(frame, name) for name in ("color", "alpha", "depth", "motion")}
     kept = {name: plane for name, plane in planes.items() if plane is not None}

@@ -1,4 +1,4 @@
-"""Put a render function behind a frame server: gsplat, nerfview, one's own viewer.
+"""Put a render function behind a frame server: gsplat, nerfview, your own viewer.
 
 render = splatmend.plugin.client.wrap(render)                       # image, or (image, ...)
 render = splatmend.plugin.client.wrap(render, alpha=1)              # gsplat: (colors, alphas, meta)
@@ -30,10 +30,10 @@ _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
 _Array = NDArray[Any] | Tensor
 Place = int | str
-"""Where in a returned tuple, list or mapping something is."""
+"""Index or key in a returned tuple, list or mapping."""
 FAULTS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What may go wrong here and is nobody's business but the log's. Not Exception: viewers
-interrupt a rendering by exceptions of their own."""
+"""Errors that are logged and not raised. Not Exception: viewers interrupt a rendering by
+exceptions of their own."""
 
 _DTYPES = (
     *(torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64),
@@ -58,29 +58,28 @@ def wrap(
 ) -> "Wrapped[_P]":
     """Restore the image that a render function returns; all else is returned as it is.
 
-    The image may be a numpy array or a tensor on any device, (h, w, c) or (c, h, w) with
-    leading ones, floats in [0, 1] or uint8; it comes back as it came, in a new array. Where
-    nothing was restored, the very object that `render` returned is returned. No error of the
-    server's or of this wrapper's reaches the caller: it is logged once.
+    The image may be a numpy array or a tensor on any device, uint8 or floats in [0, 1]. Its shape
+    is (h, w, c) or (c, h, w), with any leading axes of length 1. The restored image has the same
+    type, shape and device, in a new array. If nothing was restored, the very object that `render`
+    returned is returned. An error of the server or of this wrapper is logged once, not raised.
 
     Args:
         render: any function; an image that needs a gradient is left alone.
-        client: to share one; else one is made and belongs to the result.
-        url: of the server, for the client that is made.
-        options: likewise.
-        image: where the image is, if `render` returns several things.
-        alpha: where its alpha is, in the image's layout with one channel or none.
-        alpha_kind: whether the image is premultiplied, as rasterisers do over black.
-        depth: where its depth is; sent for the server's use over time.
-        fourth: what a fourth channel of the image is; gsplat's "RGB+ED" has depth.
+        client: a client to share; None makes one, which belongs to the result.
+        url: of the server, for a new client.
+        options: of a new client.
+        image: place of the image, if `render` returns several things.
+        alpha: place of its alpha, in the image's layout with one channel or none.
+        alpha_kind: "premultiplied", as rasterisers do over black, or "straight".
+        depth: place of its depth, which helps the server along the stream.
+        fourth: meaning of a fourth channel of the image; gsplat's "RGB+ED" has depth.
         layout: of the image; "auto" takes a last axis of 3 or 4 for the channels.
-        dtype: how it travels; float32 keeps more than a display shows, at four times the bytes.
-        references: pictures of the person, for the client that is made: the name of one of the
-            server's sets, or paths or `References` to send.
+        dtype: of the image on the wire; float32 takes four times the bytes of uint8.
+        references: pictures of the person, for a new client: the name of one of the server's sets,
+            or paths or `References` to send.
 
     Raises:
-        InputError: an address or references that cannot be used, or references for a client that
-            is shared.
+        InputError: an address or references cannot be used, or references for a shared client.
     """
     return Wrapped(
         render,
@@ -124,7 +123,7 @@ class Wrapped(Generic[_P]):
         self._warned = False
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> Any:
-        """What the render function returns, with the image restored if it could be."""
+        """Call the render function; return its result, with the image restored if possible."""
         output = self._render(*args, **kwargs)
         if not self.client.wants_frames:
             self.client.skip()
@@ -138,11 +137,11 @@ class Wrapped(Generic[_P]):
             return output
 
     def cut(self) -> None:
-        """The next image has nothing to do with those before: a new avatar, a jump."""
+        """Declare that the next image starts a new scene: a new avatar, a jump."""
         self._cut = True
 
     def close(self) -> None:
-        """Close the client, if it was made here."""
+        """Close the client if it was made here."""
         if self._owns_client:
             self.client.close()
 
@@ -158,7 +157,7 @@ class Wrapped(Generic[_P]):
 
 
 class _Picture:
-    """An image and how it is laid out."""
+    """An image and its layout."""
 
     def __init__(self, image: _Array, layout: str) -> None:
         shape = tuple(image.shape)
@@ -174,16 +173,16 @@ class _Picture:
         self.channels = shape[-3] if self.chw else shape[-1]
 
     def color(self, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """(h, w, 3)."""
+        """Return the colour (h, w, 3)."""
         return _as(self._whole()[..., :3], dtype)
 
     def fourth(self) -> _Array:
-        """(h, w)."""
+        """Return the fourth channel (h, w)."""
         plane: _Array = self._whole()[..., 3]
         return plane
 
     def with_color(self, color: NDArray[Any]) -> _Array:
-        """A copy of the image with another colour."""
+        """Return a copy of the image with another colour."""
         new = self.image.clone() if isinstance(self.image, Tensor) else self.image.copy()
         whole = _hwc(new, chw=self.chw)
         whole[..., :3] = _like(color, self.image)
@@ -194,7 +193,7 @@ class _Picture:
 
 
 class _Reader:
-    """Finds image, alpha and depth in what a render function returns."""
+    """Finds image, alpha and depth in the result of a render function."""
 
     def __init__(
         self,
@@ -211,7 +210,7 @@ class _Reader:
         self._dtype = dtype
 
     def read(self, output: Any) -> tuple[_Picture, Frame | None]:
-        """The image, and the frame to send; None for an image that is being trained on."""
+        """Return the image and the frame to send; None for an image that needs a gradient."""
         several = isinstance(output, tuple | list | Mapping)
         image = output[self._image] if several else output
         if not isinstance(image, Tensor | np.ndarray):
@@ -237,12 +236,12 @@ class _Reader:
         )
 
     def put_back(self, output: Any, image: _Array) -> Any:
-        """What was returned, of the same type, with another image."""
+        """Return a result of the same type with another image."""
         return replace_in(output, self._image, image)
 
 
 def replace_in(output: Any, place: Place, image: Any) -> Any:
-    """A copy of a tuple, a list or a mapping with another image; of anything else, the image."""
+    """Copy a tuple, a list or a mapping with another image; for anything else return the image."""
     if not isinstance(output, tuple | list | Mapping):
         return image
     if isinstance(output, Mapping):
@@ -256,7 +255,7 @@ def replace_in(output: Any, place: Place, image: Any) -> Any:
 
 
 def _hwc(image: Any, *, chw: bool) -> Any:
-    """(h, w, c), a view."""
+    """Return a view (h, w, c)."""
     image = image.reshape(image.shape[-3:]) if image.ndim > 3 else image
     if not chw:
         return image
@@ -264,7 +263,7 @@ def _hwc(image: Any, *, chw: bool) -> Any:
 
 
 def _plane(plane: _Array, size: tuple[int, ...]) -> Any:
-    """(h, w) of a plane that may have a channel and leading ones."""
+    """Return (h, w) of a plane that may have a channel axis and leading axes of length 1."""
     shape = tuple(side for side in plane.shape if side != 1)
     if shape != tuple(side for side in size if side != 1):
         raise InputError(f"alpha and depth have the image's size {size}, got {tuple(plane.shape)}")
@@ -272,7 +271,7 @@ def _plane(plane: _Array, size: tuple[int, ...]) -> Any:
 
 
 def _as(samples: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """An array on the CPU, uint8 or float32, of samples that are normalised in their type."""
+    """Convert normalised samples to an array on the CPU, uint8 or float32."""
     if isinstance(samples, Tensor):
         if samples.dtype == torch.uint8:
             samples = samples.cpu().numpy()
@@ -294,7 +293,7 @@ def _float(depth: Any) -> NDArray[np.float32]:
 
 
 def _like(color: NDArray[Any], image: _Array) -> Any:
-    """(h, w, 3) of the image's own kind, type and device."""
+    """Convert a colour (h, w, 3) to the image's own kind, type and device."""
     as_bytes = image.dtype in (torch.uint8, np.dtype(np.uint8))
     wanted = np.dtype(np.uint8) if as_bytes else np.dtype(np.float32)
     array = _as(color, wanted)

@@ -1,7 +1,7 @@
 """SMP/1, the protocol between clients and the frame server (docs/protocol.md).
 
-`messages` are encoded by `codec` and carried by `framing`; `frames` turns planes into pictures.
-`zmq_sockets` and `curve_keys` serve ZeroMQ; they are not imported here.
+`codec` encodes `messages` and `framing` carries them; `frames` turns planes into pictures.
+`zmq_sockets` and `curve_keys` serve ZeroMQ; this module does not import them.
 """
 
 from splatmend.plugin.protocol.codec import encode, parse

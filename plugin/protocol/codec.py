@@ -1,7 +1,7 @@
 """SMP/1's header: `encode` and `parse` are the same for ZeroMQ, TCP and WebSocket.
 
-Parsing checks everything that a header says against the bytes that came with it, so that
-whatever `parse` returns can be used without a further look.
+`parse` checks every field of a header against the bytes that came with it. So its result needs no
+further checks.
 """
 
 import json
@@ -45,15 +45,15 @@ __all__ = ["encode", "parse"]
 _U53 = (1 << 53) - 1  # the whole numbers that JavaScript has
 _I64 = (1 << 63) - 1
 _DAY_MS = 86_400_000.0
-_ANY_SIDE = 1 << 20  # what is announced, not what is taken
+_ANY_SIDE = 1 << 20  # of an announced side; the accepted ones are smaller
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _MOST_CREDIT = 1 << 16
-_MOST_REFERENCES = 64  # that a message describes; a server may take fewer
+_MOST_REFERENCES = 64  # in a message; a server may accept fewer
 _WITH_PLANES = ("frame", "result", "references")
 
 
 def encode(message: Message) -> list[Buffer]:
-    """Header and planes, without the carrier's framing; planes are not copied."""
+    """Return header and planes, without the carrier's framing; planes are not copied."""
     header = _HEADERS[type(message)](message)
     return [_ENCODER.encode(header).encode(), *getattr(message, "data", ())]
 
@@ -63,12 +63,12 @@ def parse(parts: Sequence[Buffer], limits: Limits, memo: PlaneMemo | None = None
 
     Args:
         parts: header and planes.
-        limits: what may come.
-        memo: makes it faster where many messages are read.
+        limits: largest accepted sizes.
+        memo: speeds up the reading of many messages.
 
     Raises:
-        ProtocolError: whatever is not a message of SMP/1 within `limits`. Its `id` is the
-            frame's where that could be read.
+        ProtocolError: the parts are not a message of SMP/1 within `limits`. Its `id` is the
+            frame's, if it could be read.
     """
     limits.check_lengths([len(part) for part in parts])
     header = parse_header(parts[0])
@@ -297,7 +297,7 @@ def _present(**values: Any) -> dict[str, Any]:
 
 
 def _one_line(text: str) -> str:
-    """What a reader will take: printable, of bounded length."""
+    """Make a text that a reader accepts: one printable line of bounded length."""
     line = " ".join(text.split())
     return "".join(c if c.isprintable() else "?" for c in line)[:LONGEST_TEXT]
 

@@ -1,7 +1,7 @@
-"""CURVE keys: who may reach a server from another machine, and is it the right server.
+"""CURVE keys: they let known clients reach a server from another machine, and prove the server.
 
 A folder holds the server's pair (`server.key`, `server.key_secret`) and, in `clients/`, the
-public keys of those who may come in. Files are ZeroMQ certificates, as `zmq.auth` reads them.
+public keys of allowed clients. Files are ZeroMQ certificates, which `zmq.auth` reads.
 """
 
 import os
@@ -9,13 +9,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-import tyro
 import zmq
 import zmq.auth
 from zmq.utils import z85
 
+from splatmend.core.command_line import Positional, arg, parse, shown
 from splatmend.core.errors import InputError
 
 __all__ = ["KeysConfig", "ServerKeys", "client_keys", "main", "make_keys", "serve_zap"]
@@ -30,26 +30,28 @@ _DOMAIN = b"splatmend"
 class KeysConfig:
     """Make the keys of a server, or of one more client. Existing files are never replaced."""
 
-    folder: tyro.conf.Positional[Path]
-    """Stays with the server: `splatmend serve --keys FOLDER`."""
-    client: str | None = None
-    """Name of a client that may come in from now on; it gets FOLDER/<name>.key_secret."""
-    public_key: Path | None = None
-    """Let this key in, which the client has made by itself, instead of making a pair."""
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
+    """Folder on the server: `splatmend serve --keys FOLDER`."""
+    client: Annotated[str | None, shown("NAME")] = None
+    """Name of a client to allow; give it FOLDER/<name>.key_secret."""
+    public_key: Annotated[Path | None, shown("FILE")] = None
+    """Allow this key, which the client made by itself, instead of making a pair."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`splatmend keys FOLDER [--client NAME]`; errors are the caller's to report."""
-    config = tyro.cli(KeysConfig, args=arguments, prog="splatmend keys")
+    """Run `splatmend keys FOLDER [--client NAME]`; the caller reports errors."""
+    config = parse(
+        KeysConfig, arguments, prog="splatmend keys", description=KeysConfig.__doc__ or ""
+    )
     sys.stdout.write(make_keys(config) + "\n")
 
 
 def make_keys(config: KeysConfig) -> str:
-    """Write what is missing; returns what to do with it.
+    """Write the missing keys; return a text that says where they are and belong.
 
     Raises:
-        InputError: a name that is no file name, a client that exists, a folder that cannot be
-            written, or a public key that is none.
+        InputError: the name is not a file name, the client exists, the folder cannot be written,
+            or the public key is not one.
     """
     folder, clients = config.folder, config.folder / _CLIENTS
     try:
@@ -83,7 +85,7 @@ def _make_client(folder: Path, clients: Path, name: str, public: Path | None) ->
 
 
 def _write_pair(public_file: Path, secret_file: Path) -> None:
-    """A new pair as ZeroMQ certificates; the secret was never readable for others."""
+    """Write a new pair as ZeroMQ certificates; others can never read the secret."""
     public, secret = (key.decode() for key in zmq.curve_keypair())
     descriptor = os.open(secret_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -93,7 +95,7 @@ def _write_pair(public_file: Path, secret_file: Path) -> None:
 
 @dataclass(frozen=True)
 class ServerKeys:
-    """The server's pair and its allow-list, which is read anew for each who knocks."""
+    """The server's pair and its allow-list, which is read anew for each connection."""
 
     public: bytes
     secret: bytes
@@ -101,49 +103,49 @@ class ServerKeys:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read a folder that `make_keys` has made.
+        """Read a folder made by `make_keys`.
 
         Raises:
-            InputError: there is none, or others may read the secret.
+            InputError: the keys are missing, or others may read the secret.
         """
         path = folder / f"{_SERVER}{_SECRET}"
         public, secret = _load(path)
         if secret is None:
-            raise InputError(f"{path} holds no secret key: make one with `splatmend keys {folder}`")
+            raise InputError(f"{path} has no secret key: make one with `splatmend keys {folder}`")
         if path.stat().st_mode & 0o077:
             raise InputError(f"others may read {path}: chmod 600 it, or make new keys")
         return cls(public, secret, folder / _CLIENTS)
 
     def apply(self, router: "zmq.Socket[bytes]") -> None:
-        """Make a socket, before it is bound, let in none but those on the list."""
+        """Make a socket that is not bound yet let in only the clients on the list."""
         router.setsockopt(zmq.CURVE_SERVER, 1)
         router.setsockopt(zmq.CURVE_PUBLICKEY, self.public)
         router.setsockopt(zmq.CURVE_SECRETKEY, self.secret)
         router.setsockopt(zmq.ZAP_DOMAIN, _DOMAIN)
-        # without anyone to ask, ZeroMQ would let all keys in
+        # without this, ZeroMQ would let all keys in when nobody answers
         router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
     def allows(self, public: bytes) -> bool:
-        """Whether a client's key, as 40 characters of Z85, is on the list."""
+        """Return whether a client's key, as 40 characters of Z85, is on the list."""
         for path in sorted(self.clients.glob(f"*{_PUBLIC}")):
             try:
                 known, _ = zmq.auth.load_certificate(path)
             except (OSError, ValueError):
-                continue  # being written or removed: let the others in
+                continue  # the file is being written or removed: look at the others
             if known == public:
                 return True
         return False
 
 
 def client_keys(secret: Path, server: Path) -> tuple[bytes, bytes, bytes]:
-    """A client's public and secret key and the server's public key.
+    """Return a client's public and secret key and the server's public key.
 
     Raises:
-        InputError: a file cannot be read, is no key, or lacks the secret.
+        InputError: a file cannot be read, is not a key, or lacks the secret.
     """
     own_public, own_secret = _load(secret)
     if own_secret is None:
-        raise InputError(f"{secret} holds no secret key: give the client's {_SECRET} file")
+        raise InputError(f"{secret} has no secret key: give the client's {_SECRET} file")
     server_public, _ = _load(server)
     return own_public, own_secret, server_public
 
@@ -153,12 +155,12 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
         return zmq.auth.load_certificate(path)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path} is no ZeroMQ key file ({error}): make one with `splatmend keys`"
+            f"{path} is not a ZeroMQ key file ({error}): make one with `splatmend keys`"
         ) from error
 
 
 def serve_zap(sock: "zmq.Socket[bytes]", keys: ServerKeys) -> None:
-    """Answer one question of ZeroMQ: whether a key may come in (RFC 27, ZAP 1.0)."""
+    """Answer one request of ZeroMQ: tell whether a key may come in (RFC 27, ZAP 1.0)."""
     asked = sock.recv_multipart()
     version, number, domain, _address, _identity, mechanism, *credentials = asked + [b""] * 6
     may = (

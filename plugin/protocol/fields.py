@@ -1,7 +1,7 @@
 """Typed access to the JSON object that heads a message.
 
-Whatever a peer wrote, a read gives a value of the stated type and range or a
-`ProtocolError` that names the field. Unknown keys are ignored: additions need no new version.
+A read returns a value of the stated type and range, or raises a `ProtocolError` that names the
+field. Unknown keys are ignored, so additions need no new version.
 """
 
 import json
@@ -22,11 +22,11 @@ def parse_header(header: Buffer) -> "Fields":
     """Parse the JSON object of a message.
 
     Raises:
-        ProtocolError: not UTF-8, not JSON, or no object.
+        ProtocolError: the header is not UTF-8, not JSON, or not an object.
     """
     try:
         values = _DECODER.decode(str(header, "utf-8"))
-    # deep nesting ends the parser by recursion, digits without end by ValueError
+    # deep nesting ends the parser with RecursionError, too many digits with ValueError
     except (ValueError, RecursionError) as error:
         reason = str(error)[:200]
         raise ProtocolError("bad_header", f"the header is no JSON object: {reason}") from error
@@ -46,8 +46,8 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant)  # made once: it takes 
 class Fields:
     """Reads one JSON object; `inside` is its path in error messages.
 
-    Every reading method raises ProtocolError where the value is not what its docstring says,
-    or where it is absent and there is no default.
+    Every reading method raises ProtocolError if the value does not match its docstring, or if it
+    is absent and has no default.
     """
 
     def __init__(self, values: Mapping[str, Any], inside: str = "") -> None:
@@ -58,7 +58,7 @@ class Fields:
         return self._values.get(key) is not None  # null is the same as absent
 
     def text(self, key: str, default: str | None = None) -> str:
-        """A string of at most 256 printable characters: it may be shown on a terminal."""
+        """Read a string of at most 256 printable characters, safe to show on a terminal."""
         value: Any = self._values.get(key)
         if value is None:
             value = default
@@ -67,7 +67,7 @@ class Fields:
         return value
 
     def choice(self, key: str, allowed: Sequence[str], default: str | None = None) -> str:
-        """One of `allowed`."""
+        """Read one of `allowed`."""
         value: Any = self._values.get(key)
         if value is None:
             value = default
@@ -76,7 +76,7 @@ class Fields:
         return value
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
-        """A whole number from `low` to `high`."""
+        """Read a whole number from `low` to `high`."""
         value: Any = self._values.get(key)
         if value is None:
             value = default
@@ -85,7 +85,7 @@ class Fields:
         return value
 
     def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
-        """A number from `low` to `high`."""
+        """Read a number from `low` to `high`."""
         value: Any = self._values.get(key)
         if value is None:
             value = default
@@ -94,7 +94,7 @@ class Fields:
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
-        """True or false."""
+        """Read true or false."""
         value: Any = self._values.get(key)
         if value is None:
             value = default
@@ -103,14 +103,14 @@ class Fields:
         return value
 
     def numbers(self, key: str, count: int) -> tuple[float, ...]:
-        """Exactly `count` finite numbers."""
+        """Read exactly `count` finite numbers."""
         value: Any = self._values.get(key)
         if not isinstance(value, list) or len(value) != count or not all(map(_is_finite, value)):
             self._refuse(key, f"a list of {count} finite numbers", value)
         return tuple(map(float, value))
 
     def integers(self, key: str, low: int, high: int) -> tuple[int, ...]:
-        """A list of at most 64 whole numbers from `low` to `high`."""
+        """Read a list of at most 64 whole numbers from `low` to `high`."""
         value: Any = self._values.get(key)
         whole = isinstance(value, list) and len(value) <= _LONGEST_LIST
         if not whole or not all(type(v) is int and low <= v <= high for v in value):
@@ -118,7 +118,7 @@ class Fields:
         return tuple(value)
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """A list of at most 64 strings; empty where the key is absent."""
+        """Read a list of at most 64 strings; empty if the key is absent."""
         value: Any = self._values.get(key)
         if value is None:
             value = []
@@ -128,14 +128,14 @@ class Fields:
         return tuple(value)
 
     def object(self, key: str) -> "Fields":
-        """An object inside this one."""
+        """Read an object inside this one."""
         value: Any = self._values.get(key)
         if not isinstance(value, dict):
             self._refuse(key, "an object", value)
         return Fields(value, f"{self._inside}{key}.")
 
     def objects(self, key: str, most: int) -> list["Fields"]:
-        """A list of at most `most` objects; empty where the key is absent."""
+        """Read a list of at most `most` objects; empty if the key is absent."""
         value: Any = self._values.get(key)
         if value is None:
             value = []
@@ -145,21 +145,21 @@ class Fields:
         return [Fields(v, f"{self._inside}{key}[{i}].") for i, v in enumerate(value)]
 
     def plain(self, key: str) -> dict[str, Any]:
-        """An object that is handed on as it is; its numbers are finite."""
+        """Read an object to hand on as it is; its numbers are finite."""
         value: Any = self._values.get(key)
         if not isinstance(value, dict) or not _is_strict(value):
             self._refuse(key, "an object of finite numbers", value)
         return value
 
     def source(self, key: str) -> str:
-        """A text that stands for the value, whatever it is: equal for equal ones only."""
+        """Return a text that identifies the value: only equal values have equal texts."""
         try:
             return repr(self._values.get(key))
         except RecursionError:
             self._refuse(key, "less deeply nested", "more")
 
     def _refuse(self, key: str, allowed: str, value: Any) -> NoReturn:
-        came = "nothing" if value is None else reprlib.repr(value)  # shallow: nesting is the peer's
+        came = "nothing" if value is None else reprlib.repr(value)  # shallow: the peer may nest
         raise ProtocolError("bad_header", f"{self._inside}{key} must be {allowed}, got {came}")
 
 

@@ -1,7 +1,7 @@
-"""Planes as they come over the wire to `Frame` and back.
+"""Conversion of planes on the wire to `Frame` and back.
 
-The way back is the way there in reverse: a result has the format, orientation, colour space
-and alpha of its request. What the restorer left alone comes back with the bytes that came.
+A result has the format, orientation, colour space and alpha of its request. Pixels that the
+restorer did not change keep their bytes.
 """
 
 from dataclasses import replace
@@ -26,13 +26,13 @@ _ALPHA_KINDS: dict[str, AlphaKind] = {"premul": "premultiplied", "straight": "st
 def to_frame(
     request: FrameRequest, *, stream_id: str = "", depth: bool = True, motion: bool = True
 ) -> Frame:
-    """The frame that a request carries: sRGB, straight or premultiplied, top row first.
+    """Return the frame of a request: sRGB, straight or premultiplied, top row first.
 
-    Plain RGB is a view of the request's bytes; everything else is converted. Floats are
-    clipped to [0, 1], and what is not a number becomes 0.
+    Plain RGB is a view of the request's bytes; everything else is converted. Floats are clipped
+    to [0, 1], and NaN becomes 0.
 
     Args:
-        request: as `parse` returned it.
+        request: a result of `parse`.
         stream_id: of the frame.
         depth: False leaves depth out.
         motion: False leaves motion out, for a frame whose predecessor was never seen.
@@ -65,13 +65,13 @@ def to_frame(
 def to_result(
     request: FrameRequest, given: Frame, restored: Frame, want: Want
 ) -> tuple[tuple[Plane, ...], tuple[Buffer, ...]]:
-    """The planes that answer a request, rows unpadded.
+    """Return the planes that answer a request, rows unpadded.
 
     Args:
-        request: what came.
-        given: `to_frame` of it.
-        restored: what the restorer made of `given`.
-        want: what the client asked to have otherwise.
+        request: the request.
+        given: its frame, from `to_frame`.
+        restored: the restoration of `given`.
+        want: the format that the client wants, if it differs from the request's.
     """
     planes = {p.name: (p, d) for p, d in zip(request.planes, request.data, strict=True)}
     plane, data = planes["color"]
@@ -104,11 +104,11 @@ def to_result(
 def to_planes(
     frame: Frame, *, mask: NDArray[np.uint8] | None = None
 ) -> tuple[tuple[Plane, ...], tuple[Buffer, ...]]:
-    """The planes that carry a frame to a server: views of its arrays where these are contiguous.
+    """Return the planes that carry a frame to a server: views of its contiguous arrays.
 
     Args:
-        frame: what is sent.
-        mask: (h, w), share of the restoration to keep, 255 all of it.
+        frame: the frame to send.
+        mask: (h, w), share of the restoration to keep; 255 keeps all of it.
     """
     depth_of = {1: "8", 2: "16", 4: "32f"}[frame.color.dtype.itemsize]
     planes, data = [], []
@@ -137,10 +137,10 @@ def to_planes(
 
 
 def from_result(frame: Frame, result: Result) -> Frame:
-    """The frame that was sent with the colour that came back; read-only.
+    """Return the sent frame with the colour of the result; read-only.
 
     Raises:
-        InputError: it does not answer `to_planes` of that frame: another size or type.
+        InputError: the result has another size or type than the frame.
     """
     index = [plane.name for plane in result.planes].index("color")
     plane, data = result.planes[index], result.data[index]
@@ -159,7 +159,7 @@ def _with(item: tuple[Plane, Buffer], request: FrameRequest) -> tuple[Plane, Fra
 def _upright(
     plane: Plane, request: FrameRequest, data: Buffer, *, exact: bool = False
 ) -> NDArray[Any]:
-    """(h, w, c), top row first, RGB order, contiguous; `exact` keeps samples as they came."""
+    """Return (h, w, c), top row first, RGB order, contiguous; `exact` keeps raw samples."""
     array = samples(plane, request.width, request.height, data)
     if plane.origin == "bl":
         array = array[::-1]
@@ -174,7 +174,7 @@ def _upright(
 
 
 def _rescale(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Normalised samples in another type."""
+    """Convert normalised samples to another type."""
     if array.dtype == dtype:
         return array
     if array.dtype.kind == "u":
@@ -185,7 +185,7 @@ def _rescale(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _from_linear(color: NDArray[Any], alpha: NDArray[Any] | None) -> NDArray[Any]:
-    """Linear light to sRGB (IEC 61966-2-1), un-premultiplied first: the curve bends products."""
+    """Convert linear light to sRGB (IEC 61966-2-1), divided by alpha before the curve."""
     light = _rescale(color, np.dtype(np.float32))
     if alpha is not None:
         share = _rescale(alpha, np.dtype(np.float32))[..., None]
@@ -203,7 +203,7 @@ def _to_linear(color: NDArray[Any]) -> NDArray[Any]:
 def _to_wire_color(
     color: NDArray[Any], given: Frame, plane: Plane, dtype: np.dtype[Any]
 ) -> NDArray[Any]:
-    """Undo what `to_frame` did to the colour; (h, w, 3) of the request's type."""
+    """Undo the colour conversion of `to_frame`; (h, w, 3) of the request's type."""
     if plane.cs == "linear":
         color = _to_linear(color)
         if plane.alpha == "premul" and given.alpha is not None:
@@ -243,7 +243,7 @@ def _masked(given: NDArray[Any], restored: NDArray[Any], mask: NDArray[Any]) -> 
 def _depth(
     plane: Plane, data: Buffer, request: FrameRequest, alpha: NDArray[Any] | None
 ) -> NDArray[np.float32]:
-    """Camera-space z, 0 where there is nothing."""
+    """Convert depth to camera-space z (h, w), 0 where nothing was rendered."""
     depth: NDArray[np.float32] = _upright(plane, request, data)[..., 0]
     depth = np.nan_to_num(depth, nan=0.0, posinf=0.0, neginf=0.0)
     if plane.kind == "inverse":
@@ -260,7 +260,7 @@ def _depth(
 
 
 def _motion(plane: Plane, data: Buffer, request: FrameRequest) -> NDArray[np.float32]:
-    """Where each pixel was in the last frame, minus where it is; pixels, y down."""
+    """Convert motion to each pixel's last position minus its position; pixels, y down."""
     width, height = request.width, request.height
     x, y = {"px": (1, 1), "uv": (width, height), "ndc": (width / 2, height / 2)}[plane.unit]
     sign = 1 if plane.dir == "cur_to_prev" else -1

@@ -1,12 +1,12 @@
-"""The outer layer of SMP/1: limits, and messages as bytes on carriers that have no parts.
+"""The outer layer of SMP/1: limits, and messages as bytes on carriers without parts.
 
 A message is a JSON header and the raw planes that it describes. ZeroMQ carries them as the
 parts `SMP1, header, plane, ...`. TCP and WebSocket carry
 
     "SMP1"   u32 count   u32 length[count]   header   plane ...        (little-endian)
 
-where count includes the header. One WebSocket binary message holds exactly one of these; on
-TCP they follow each other. `docs/protocol.md` is the specification.
+where count includes the header. One binary WebSocket message holds exactly one of these. On TCP
+they follow each other. `docs/protocol.md` is the specification.
 """
 
 import struct
@@ -35,11 +35,11 @@ ErrorCode = str
 
 
 class ProtocolError(InputError):
-    """A message that cannot be used as it came; it is answered, not punished.
+    """A message that cannot be used; the receiver answers it with an error.
 
     Attributes:
         code: the `code` of the error message that answers it.
-        id: of the frame that it belongs to, where that could be read.
+        id: of the message's frame, if it could be read.
     """
 
     def __init__(self, code: ErrorCode, text: str, *, id: int | None = None) -> None:  # noqa: A002
@@ -50,20 +50,20 @@ class ProtocolError(InputError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one side of a connection is ready to take; checked before memory is taken."""
+    """Largest sizes that one side of a connection accepts; checked before memory is taken."""
 
     header_bytes: int = 1 << 16
     part_bytes: int = 64 << 20
     message_bytes: int = 128 << 20
     planes: int = 5
     side: int = 4096
-    """Pixels, of either side of a frame."""
+    """Pixels; longest side of a frame."""
 
     def check_count(self, parts: int) -> None:
-        """Check how many parts a message has.
+        """Check the number of parts of a message.
 
         Raises:
-            ProtocolError: none, or too many.
+            ProtocolError: the message has no parts, or too many.
         """
         if not 1 <= parts <= 1 + self.planes:
             raise ProtocolError(
@@ -75,7 +75,7 @@ class Limits:
         """Check the sizes of header and planes, in bytes.
 
         Raises:
-            ProtocolError: too many parts, or too large ones.
+            ProtocolError: the parts are too many or too large.
         """
         self.check_count(len(lengths))
         if lengths[0] > self.header_bytes:
@@ -93,20 +93,20 @@ class Limits:
 
 
 def join(parts: Sequence[Buffer]) -> list[Buffer]:
-    """Header and planes as buffers that follow each other on a byte carrier; nothing is copied."""
+    """Return header and planes as buffers in a row for a byte carrier; nothing is copied."""
     lengths = [len(part) for part in parts]
     return [MAGIC + struct.pack(f"<{len(parts) + 1}I", len(parts), *lengths), *parts]
 
 
 def reading(limits: Limits) -> Generator[int, Buffer, list[Buffer]]:
-    """Read one message, whatever the bytes come from.
+    """Read one message from any source of bytes.
 
-    Yields how many bytes it wants next and is sent exactly those; returns header and planes.
-    Sizes are checked before the bytes they announce are asked for.
+    Yields the number of bytes that it wants, and is sent exactly those. Returns header and planes.
+    It checks announced sizes before it asks for the bytes.
 
     Raises:
-        ProtocolError: no SMP/1, or larger than `limits` allow. The stream has lost its step
-            then: close it.
+        ProtocolError: the bytes are not SMP/1, or are larger than `limits` allow. The stream is
+            then out of step: close it.
     """
     head = bytes((yield 8))
     if head[:4] != MAGIC:
@@ -122,7 +122,7 @@ def reading(limits: Limits) -> Generator[int, Buffer, list[Buffer]]:
 
 
 def receive(read: Callable[[int], Buffer], limits: Limits) -> list[Buffer]:
-    """Drive `reading` with a function that returns exactly so many bytes.
+    """Drive `reading` with a function that returns exactly the wanted number of bytes.
 
     Raises:
         ProtocolError: as `reading`.
@@ -138,10 +138,10 @@ def receive(read: Callable[[int], Buffer], limits: Limits) -> list[Buffer]:
 
 
 def split(message: Buffer, limits: Limits) -> list[Buffer]:
-    """Header and planes of one whole message, as views into it.
+    """Split one whole message into header and planes, as views into it.
 
     Raises:
-        ProtocolError: no SMP/1, too large, cut short, or with bytes left over.
+        ProtocolError: the message is not SMP/1, is too large or cut short, or has bytes left over.
     """
     view = memoryview(message)
     at = 0

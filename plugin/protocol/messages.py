@@ -1,9 +1,9 @@
 """The messages of SMP/1, version 1, as frozen dataclasses; codec.py writes and reads them.
 
-A client opens a session with `Hello`, the server answers `Welcome`. For every `FrameRequest`
-the server answers exactly one of `Result`, `Drop` and `ErrorReply` with its id. `Ping` and
-`Pong` keep a quiet session open, `Stats` asks for figures and brings them, `UseReferences` brings
-a client's own references, `Bye` ends a session. `docs/protocol.md` is the specification.
+A client opens a session with `Hello`, and the server answers `Welcome`. The server answers every
+`FrameRequest` with exactly one `Result`, `Drop` or `ErrorReply` of its id. `Ping` and `Pong` keep
+a quiet session open. `Stats` asks for figures and brings them. `UseReferences` brings a client's
+own references. `Bye` ends a session. `docs/protocol.md` is the specification.
 """
 
 from collections.abc import Mapping
@@ -45,13 +45,13 @@ ERROR_CODES = (
     "busy", "internal",
 )  # fmt: skip
 PICTURE_FORMATS = {"png": 0, "jpeg": 0, "rgb8": 3, "rgba8": 4}
-"""Of reference pictures; bytes of a pixel, 0 where a picture is a file that says its own size."""
+"""Formats of reference pictures: bytes of a pixel, or 0 for a file that states its own size."""
 REFERENCE_KINDS = ("pictures", "pairs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Want:
-    """How results should come, where it differs from the request; None: as the request."""
+    """Wanted format of results; None: as in the request."""
 
     fmt: str | None = None
     layout: str | None = None
@@ -60,16 +60,16 @@ class Want:
 
 @dataclass(frozen=True, kw_only=True)
 class Hello:
-    """Client: opens a session, and replaces the one that the connection had."""
+    """Client: open a session, in place of the one that the connection had."""
 
     versions: tuple[int, ...] = (VERSION,)
     client: str = ""
     stream: str = ""
     mode: str = "latest"
     max_age_ms: float | None = None
-    """Frames that waited longer at the server are dropped."""
+    """The server drops frames that waited longer."""
     temporal: bool = True
-    """Whether the server may let earlier frames of the session steady later ones."""
+    """Whether the server may use earlier frames of the session to remove flicker."""
     want: Want = field(default_factory=Want)
     token: str = ""
     references: str = ""
@@ -83,23 +83,23 @@ class Welcome:
     version: int = VERSION
     session: str
     credit: int
-    """Frames that may be unanswered at any time."""
+    """Number of frames that may be unanswered at any time."""
     max_part_bytes: int
     max_wh: tuple[int, int]
     in_fmts: tuple[str, ...]
-    """Of colour."""
+    """Accepted formats of colour."""
     planes: tuple[str, ...]
-    """What may be sent."""
+    """Planes that may be sent."""
     uses: tuple[str, ...]
-    """What changes the result; the rest need not be sent."""
+    """Planes that change the result; a client need not send the others."""
     stateful: bool
     model: str
     hb_ms: float
-    """A client that has nothing to send sends a ping this often."""
+    """Interval of pings from a client that has nothing else to send."""
     references: str = ""
     """Name of the set of references that guides the session; empty: none."""
     max_references: int = 0
-    """Reference pictures that a client may send; 0: none."""
+    """Number of reference pictures that a client may send; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class Camera:
     intrinsics: tuple[float, ...]
     """fx, fy, cx, cy in pixels."""
     view: tuple[float, ...] | None = None
-    """World to camera, 4x4 row by row."""
+    """World to camera, 4 x 4, row by row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +118,13 @@ class FrameRequest:
 
     session: str
     id: int
-    """Grows by one with each captured frame, so that gaps show what the client dropped."""
+    """Grows by one with each captured frame, so gaps show the frames that the client dropped."""
     pts: int = 0
-    """Nanoseconds of the client's clock; echoed."""
+    """Nanoseconds of the client's clock; the answer repeats it."""
     width: int
     height: int
     cut: bool = False
-    """Nothing before this frame belongs to it."""
+    """This frame starts a new scene."""
     max_age_ms: float | None = None
     camera: Camera | None = None
     planes: tuple[Plane, ...]
@@ -134,7 +134,7 @@ class FrameRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Server: the frame, restored; without planes where `applied` is false: keep your own."""
+    """Server: the restored frame; without planes if `applied` is false: keep your own."""
 
     session: str
     id: int
@@ -152,7 +152,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """Server: the frame was not restored, on purpose."""
+    """Server: the frame was deliberately not restored."""
 
     session: str
     id: int
@@ -168,7 +168,7 @@ class ErrorReply:
     text: str
     session: str = ""
     id: int | None = None
-    """Of the frame that it answers; None where it answers none."""
+    """Id of the frame that it answers; None if it answers another message."""
     fatal: bool = False
     """The session is over."""
     retry_ms: float = 0.0
@@ -177,7 +177,7 @@ class ErrorReply:
 
 @dataclass(frozen=True, kw_only=True)
 class Ping:
-    """Either side: are you there?"""
+    """Either side: ask for a sign of life."""
 
     n: int = 0
 
@@ -191,40 +191,40 @@ class Pong:
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """Client: without `values`, a question; server: the answer."""
+    """Client: ask for figures, without `values`; server: send them."""
 
     values: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferencePicture:
-    """Description of one picture; the message's part has their bytes, one after the other."""
+    """Description of one picture; the message's part holds all pictures' bytes in a row."""
 
     fmt: str
     """A key of `PICTURE_FORMATS`."""
     bytes: int
     width: int = 0
-    """Pixels; of rgb8 and rgba8 alone, whose rows follow each other without padding."""
+    """Pixels; only for rgb8 and rgba8, whose rows have no padding."""
     height: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class UseReferences:
-    """Client: use these references from now on, or none; server: so many of them are in use."""
+    """Client: use these references from now on, or none; server: the number in use."""
 
     session: str = ""
     kind: str = "pictures"
     """pictures, or pairs: a render and its truth, in turn."""
     pictures: tuple[ReferencePicture, ...] = ()
     data: tuple[Buffer, ...] = ()
-    """One part with the bytes of all pictures; nothing where there are none."""
+    """One part with the bytes of all pictures; empty without pictures."""
     count: int | None = None
-    """The answer: pictures or pairs in use."""
+    """The server's answer: number of pictures or pairs in use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bye:
-    """Either side: the session ends once every frame is answered; the server answers in kind."""
+    """Either side: end the session once every frame is answered; the server says bye, too."""
 
     session: str = ""
     why: str = ""

@@ -1,8 +1,8 @@
-"""What a plane of a frame is on the wire: format, rows, orientation, meaning.
+"""Planes of a frame on the wire: format, rows, orientation, meaning.
 
-Renderers hand out what their graphics interface gives them: BGRA, padded rows, bottom row
-first, premultiplied, linear, channels first. All of that is stated rather than converted by
-the client; `splatmend.plugin.protocol.frames` converts.
+Renderers have the layout of their graphics interface: BGRA, padded rows, bottom row first,
+premultiplied, linear or channels first. The client states the layout and does not convert it.
+`splatmend.plugin.protocol.frames` converts.
 """
 
 from dataclasses import dataclass, fields
@@ -51,7 +51,7 @@ FORMATS = {
     **_pixels("<f2", rgb16f="rgb", rgba16f="rgba", r16f="r", rg16f="rg"),
     **_pixels("<f4", rgb32f="rgb", rgba32f="rgba", r32f="r", rg32f="rg"),
 }
-"""By name. Integers are normalised: their greatest value is 1."""
+"""Formats by name. Integers are normalised: their greatest value stands for 1."""
 
 COLOR_FORMATS = tuple(name for name, pixel in FORMATS.items() if pixel.channels >= 3)
 _SINGLE = ("r8", "r16", "r16f", "r32f")
@@ -84,37 +84,38 @@ class Plane:
     fmt: str
     """A key of `FORMATS`."""
     stride: int
-    """Bytes from one row to the next; rows may be padded."""
+    """Bytes from the start of one row to the next; rows may be padded."""
     layout: str = "hwc"
     """"hwc", or "chw": one picture of rows per channel."""
     origin: str = "tl"
-    """Which row is first: "tl" the top one, "bl" the bottom one."""
+    """First row: "tl" for the top one, "bl" for the bottom one."""
     cs: str = "srgb"
     """Colour: "srgb" as displayed, or "linear"."""
     alpha: str = "opaque"
-    """Colour: "opaque", "premul" or "straight"; with "opaque" a fourth channel means nothing."""
+    """Colour: "opaque", "premul" or "straight"; "opaque" ignores a fourth channel."""
     bg: tuple[float, ...] | None = None
-    """Colour: the RGB in [0, 1] that the renderer has already laid it on."""
+    """Colour: the background that the renderer has already used, RGB in [0, 1]."""
     kind: str = "expected"
     """Depth: "expected" z, "accumulated" (alpha-weighted) z, "ray" length, "inverse" z."""
     near: float | None = None
     """Depth: the renderer's clipping planes, in its units."""
     far: float | None = None
     dir: str = "cur_to_prev"
-    """Motion: where this pixel was, minus where it is, or the reverse ("prev_to_cur")."""
+    """Motion: "cur_to_prev" is a pixel's last position minus its position, "prev_to_cur" the
+    reverse."""
     unit: str = "px"
     """Motion: "px", "uv" (1 is a whole side) or "ndc" (2 is a whole side); y as `origin` runs."""
 
     @property
     def pixel(self) -> PixelFormat:
-        """What `fmt` means."""
+        """Return the pixel layout that `fmt` names."""
         return FORMATS[self.fmt]
 
     def check(self, width: int, height: int, length: int) -> None:
         """Check that a part of `length` bytes can hold the plane.
 
         Raises:
-            ProtocolError: rows overlap, or there are too few or too many bytes.
+            ProtocolError: the rows overlap, or the bytes are too few or too many.
         """
         planar = self.layout == "chw"
         row = width * (self.pixel.dtype.itemsize if planar else self.pixel.bytes_per_pixel)
@@ -134,7 +135,7 @@ class Plane:
             )
 
     def header(self) -> dict[str, Any]:
-        """As JSON; what has its default value is left out."""
+        """Return the description for JSON, without fields that have their default value."""
         values: dict[str, Any] = {"n": self.name, "fmt": self.fmt, "stride": self.stride}
         for name, default in _DEFAULTS:
             value = getattr(self, name)
@@ -152,7 +153,7 @@ def read_planes(
     """Read and check the descriptions of the planes that follow a header.
 
     Raises:
-        ProtocolError: unknown values, a plane twice, no colour, or bytes that do not fit.
+        ProtocolError: a value is unknown, a plane comes twice, or the bytes do not fit.
     """
     planes = tuple(_read_plane(each) for each in header.objects("planes", len(PLANE_NAMES)))
     names = [plane.name for plane in planes]
@@ -168,7 +169,7 @@ def read_planes(
 
 
 class PlaneMemo:
-    """Descriptions of planes that were checked before: along a stream they hardly change."""
+    """Memory of checked plane descriptions, which hardly change along a stream."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], tuple[Plane, ...]] = {}
@@ -176,10 +177,10 @@ class PlaneMemo:
     def read(
         self, header: Fields, width: int, height: int, data: tuple[Buffer, ...]
     ) -> tuple[Plane, ...]:
-        """As `read_planes`.
+        """Read and check descriptions like `read_planes`, or return those read before.
 
         Raises:
-            ProtocolError: likewise.
+            ProtocolError: as `read_planes`.
         """
         # as text, because 6, 6.0 and true are equal to a dictionary
         key = header.source("planes"), width, height, *map(len, data)
@@ -225,7 +226,7 @@ def _read_plane(header: Fields) -> Plane:
 
 
 def samples(plane: Plane, width: int, height: int, data: Buffer) -> NDArray[Any]:
-    """The plane's samples as (h, w, c), rows as they came; a view of `data`, not a copy."""
+    """Return the plane's samples (h, w, c), rows in the order of the wire, as a view of `data`."""
     pixel, size = plane.pixel, plane.pixel.dtype.itemsize
     if plane.layout == "chw":
         strides = (plane.stride, size, plane.stride * height)

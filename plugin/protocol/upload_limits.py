@@ -1,4 +1,4 @@
-"""How much a client may send as references: the server checks it, the client packs by it."""
+"""Limits of references that clients send: the server checks them, the client packs by them."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,16 @@ __all__ = ["UploadLimits"]
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """What clients may send as references."""
+    """Limits of the references that clients send."""
 
     pictures: int = 16
-    """Of one client; both of a pair count. 0: none may be sent."""
+    """Pictures of one client; both pictures of a pair count. 0: clients may send none."""
     side: int = 2048
-    """Pixels, of either side."""
+    """Pixels; longest side of a picture."""
     bytes: int = 32 << 20
-    """As they are sent, of all pictures together."""
+    """Bytes of all pictures of one client together, as sent."""
     memory: int = 512 << 20
-    """Bytes, decoded, of all clients together."""
+    """Bytes of all clients' pictures together, decoded."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.pictures <= 64:

@@ -1,4 +1,4 @@
-"""What both ends of a ZeroMQ connection have in common."""
+"""Addresses, sockets and sending for both ends of a ZeroMQ connection."""
 
 import ipaddress
 import re
@@ -27,7 +27,7 @@ __all__ = [
 
 DEFAULT_URL = "tcp://127.0.0.1:7878"
 
-_BUFFER_BYTES = 4 << 20  # of the kernel, each way: five frames of 512 x 512
+_BUFFER_BYTES = 4 << 20  # in the kernel, each way: five frames of 512 x 512
 _QUEUE = 8  # messages per connection and direction
 _RECONNECT_MS = (100, 500)
 
@@ -36,32 +36,32 @@ _RECONNECT_MS = (100, 500)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _LAST = int(zmq.NOBLOCK)
 _POLLIN = int(zmq.POLLIN)
-_SMALL = 1 << 20  # bytes; freeing a shared buffer wakes a thread of pyzmq's: copying costs less
+_SMALL = 1 << 20  # bytes; a copy costs less than a shared buffer, which wakes a thread of pyzmq
 
 _TCP = re.compile(r"tcp://(\[[0-9a-fA-F:.%]+\]|[^\[\]:/\s]+):(\d{1,5}|\*)")
 _IPC = re.compile(r"ipc://[^*@\s]\S*")
 
 
 def check_url(url: str) -> None:
-    """Refuse what ZeroMQ would refuse late, or take for something else: it wraps ports.
+    """Refuse addresses that ZeroMQ would refuse late or misread, such as a port above 65535.
 
     Raises:
-        InputError: neither tcp://host:port nor ipc://path.
+        InputError: the address is neither tcp://host:port nor ipc://path.
     """
     tcp = _TCP.fullmatch(url)
     if (tcp and (tcp[2] == "*" or int(tcp[2]) <= 65535)) or _IPC.fullmatch(url):
         return
-    raise InputError(f"{url!r} is no address: use tcp://host:port, with a port up to 65535, or "
+    raise InputError(f"{url!r} is not an address: use tcp://host:port, with a port up to 65535, or "
                      f"ipc:///path/of/a/socket")  # fmt: skip
 
 
 def is_local_url(url: str) -> bool:
-    """Whether only this machine can reach it."""
+    """Return whether only this machine can reach an address."""
     return url.startswith("ipc://") or is_loopback(url.removeprefix("tcp://").rpartition(":")[0])
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, by name or number, is this machine."""
+    """Return whether a host, by name or number, is this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -69,19 +69,19 @@ def is_loopback(host: str) -> bool:
 
 
 def host_port(address: str) -> tuple[str, int]:
-    """Host and port of "host:port", brackets off.
+    """Split "host:port"; the host comes without brackets.
 
     Raises:
-        InputError: it is something else.
+        InputError: the address has another form.
     """
     host, colon, port = address.rpartition(":")
     if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise InputError(f"{address!r} is no address: use host:port, such as 127.0.0.1:7879")
+        raise InputError(f"{address!r} is not an address: use host:port, such as 127.0.0.1:7879")
     return host.strip("[]"), int(port)
 
 
 def set_common_options(sock: "zmq.Socket[bytes]", url: str) -> None:
-    """Short queues, large buffers, heartbeats: no queue may become a place where frames age."""
+    """Set short queues, large buffers and heartbeats, so that frames do not age in a queue."""
     sock.setsockopt(zmq.LINGER, 0)
     sock.setsockopt(zmq.SNDHWM, _QUEUE)
     sock.setsockopt(zmq.RCVHWM, _QUEUE)
@@ -95,7 +95,7 @@ def set_common_options(sock: "zmq.Socket[bytes]", url: str) -> None:
 def new_dealer(
     context: "zmq.Context[zmq.Socket[bytes]]", url: str, keys: tuple[bytes, bytes, bytes] | None
 ) -> "zmq.Socket[bytes]":
-    """A client's socket, not connected yet; `keys` are public, secret and the server's."""
+    """Make a client's socket, not connected yet; `keys` are public, secret and the server's."""
     sock = context.socket(zmq.DEALER)
     set_common_options(sock, url)
     sock.setsockopt(zmq.IMMEDIATE, 1)  # nothing queues up for a server that is away
@@ -113,8 +113,8 @@ def send_message(sock: "zmq.Socket[bytes]", parts: Sequence[Buffer]) -> None:
     """Send without waiting, all parts or none; large ones are not copied.
 
     Raises:
-        zmq.Again: no room.
-        zmq.ZMQError: nobody there.
+        zmq.Again: the queue is full.
+        zmq.ZMQError: nobody is connected.
     """
     last = len(parts) - 1
     for index, part in enumerate(parts):
@@ -122,16 +122,16 @@ def send_message(sock: "zmq.Socket[bytes]", parts: Sequence[Buffer]) -> None:
 
 
 def may_receive(sock: "zmq.Socket[bytes]") -> bool:
-    """Whether a message is there."""
+    """Return whether a message is there."""
     return bool(int(sock.getsockopt(zmq.EVENTS)) & _POLLIN)
 
 
 class Doorbell:
     """Lets the thread that owns ZeroMQ sockets sleep until something happens; any may ring.
 
-    zmq.Poller does the same with three times the system calls, several a frame. The price is
-    a rule: a socket's descriptor tells of changes only, so before waiting `may_receive` must
-    have said no of every socket, after the last use of it.
+    zmq.Poller does the same with three times the system calls, several a frame. The price is a
+    rule, because a socket's descriptor tells of changes only: after the last use of a socket
+    `may_receive` must return False before the next wait.
     """
 
     def __init__(self, socks: Sequence["zmq.Socket[bytes]"]) -> None:
@@ -145,7 +145,7 @@ class Doorbell:
             self._selector.register(int(sock.getsockopt(zmq.FD)), selectors.EVENT_READ, sock)
 
     def ring(self) -> None:
-        """Wake the owner; it takes no lock and never waits."""
+        """Wake the owner, without a lock and without waiting."""
         if not self._rung:
             self._rung = True
             with suppress(BlockingIOError, OSError):  # full: it will wake; closed: never
@@ -155,7 +155,7 @@ class Doorbell:
         """Sleep until a socket's state may have changed, someone rings, or the time is over.
 
         Returns:
-            The sockets of which ZeroMQ says that something changed.
+            The sockets whose state may have changed, as ZeroMQ reports.
         """
         ready = []
         for key, _ in self._selector.select(timeout_s):
@@ -164,7 +164,7 @@ class Doorbell:
                 continue
             with suppress(BlockingIOError):
                 self._read.recv(64)
-            self._rung = False  # before the owner looks: what comes later rings again
+            self._rung = False  # before the owner looks: later events ring again
         return ready
 
     def close(self) -> None:

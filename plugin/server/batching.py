@@ -1,8 +1,8 @@
-"""Streams with memory of their own, one pass through the network for all of them.
+"""One batch for several streams, each of which has its own memory.
 
-A stream calls its restorer from the middle of its own computation. Each of several streams
-runs on a thread until it gets there; when all have got there, or have ended without, what
-they ask for goes through the restorer together.
+A stream calls its restorer in the middle of its own computation. Each stream runs on a thread
+until that call or its end. When all threads have got there, their calls go through the restorer
+as one batch.
 """
 
 import threading
@@ -18,7 +18,7 @@ from torch import Tensor
 from splatmend.core.references import Guidance
 from splatmend.core.restorer import Restorer, RestorerTraits, takes_guidance
 
-__all__ = ["SharedPass"]
+__all__ = ["BatchedRestorer"]
 
 _T = TypeVar("_T")
 
@@ -47,31 +47,31 @@ class _Call:
         return restorer(rgb, Guidance.joined(hints))
 
 
-class SharedPass:
-    """A restorer whose calls from the tasks of `together` become one call of the one inside.
+class BatchedRestorer:
+    """A restorer that joins the calls from the tasks of `together` into one call of its inner one.
 
-    Called from elsewhere it is the restorer inside. One `together` at a time.
+    Any other call goes to the inner restorer unchanged. Only one `together` may run at a time.
     """
 
     def __init__(self, restorer: Restorer) -> None:
         self._restorer = restorer
         self._change = threading.Condition()
         self._running = 0
-        """Tasks that may still ask for something."""
+        """Number of tasks that may still call."""
         self._asked: list[_Call] = []
 
     @property
     def traits(self) -> RestorerTraits:
-        """The inner restorer's."""
+        """Return the inner restorer's traits."""
         return self._restorer.traits
 
     @property
     def device(self) -> torch.device:
-        """The inner restorer's."""
+        """Return the inner restorer's device."""
         return self._restorer.device
 
     def __call__(self, rgb: Tensor, guidance: Guidance | None = None) -> Tensor:
-        """Restore (n, 3, h, w), together with what the other tasks ask for."""
+        """Restore (n, 3, h, w), together with the calls of the other tasks."""
         call = _Call(rgb, guidance)
         with self._change:
             if self._running:
@@ -92,10 +92,10 @@ class SharedPass:
 
         Args:
             tasks: each ends by itself once its calls are answered.
-            pool: of at least as many threads.
+            pool: has at least as many threads as there are tasks.
 
         Returns:
-            What each task returned, or the exception that ended it.
+            The result of each task, or the exception that ended it.
         """
         self._running = len(tasks)
         return [future.result() for future in [pool.submit(self._run, task) for task in tasks]]
@@ -110,7 +110,7 @@ class SharedPass:
                 self._end_of_turn()
 
     def _end_of_turn(self) -> None:
-        """One task fewer that may still ask; the last one asks for all."""
+        """Count one task less that may still call; the last one runs all calls."""
         self._running -= 1
         if self._running or not self._asked:
             return

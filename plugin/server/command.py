@@ -21,13 +21,12 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
-import tyro
-
+from splatmend.core.command_line import Flag, OmitArgPrefixes, arg, need, parse, shown
 from splatmend.core.errors import InputError
 from splatmend.core.restore.frames import RestoreOptions
 from splatmend.core.restore.registry import load_restorer
@@ -41,78 +40,118 @@ from splatmend.plugin.server.stats import Figures, MetricsEndpoint
 from splatmend.plugin.server.workers import Engine, engine_of
 from splatmend.temporal import Stream, warm_up
 
-__all__ = ["ServeConfig", "engines_of", "main", "serve"]
+__all__ = [
+    "Network",
+    "Operation",
+    "Processing",
+    "ServeConfig",
+    "SetOptions",
+    "engines_of",
+    "main",
+    "serve",
+]
 
 
-@dataclass(frozen=True)
-class ServeConfig:
-    """What to restore with, and where to listen."""
+@dataclass(frozen=True, kw_only=True)
+class Processing:
+    """More about how frames are restored."""
 
-    model: str = "compact"
-    """compact, turbo, unsharp, copy, or a checkpoint."""
-    adapter: Path | None = None
-    """compact fitted to one avatar (train --rank)."""
-    base: str | None = None
+    base: Annotated[str | None, shown("DIR")] = None
     """SD-Turbo's folder for turbo, or "download"."""
-    device: tuple[str, ...] = ("auto",)
-    """cpu, cuda, cuda:1, ...; a worker on each. Streams are spread over them."""
-    batch: int | None = None
-    """Frames of several streams restored at once (default: 1 on a CPU, else 4)."""
-    strength: float = 1.0
-    """0, the input, to 1."""
+    batch: Annotated[int | None, shown("N", default="1 on a CPU, else 4")] = None
+    """Frames of several streams restored at once."""
     color_lock: bool = True
     """Keep the model from changing broad colours."""
-    magnify: int | None = None
-    """Times a frame's size at which it is restored (default: 2 for small ones, else 1)."""
-    temporal: bool = True
-    """Steady each stream over time, for clients that do not decline."""
-
-    references: Path | None = None
-    """Pictures of the person, or renders/ and photos/ of key pairs: one set, for all clients. Or a
-    folder for each of several sets, which clients name."""
-    reference_default: str | None = None
-    """Name of the set for clients that name none."""
-    max_references: int = 16
-    """Pictures that a client may send as references of its own; 0: none."""
-
-    url: tuple[str, ...] = (DEFAULT_URL,)
-    """ZeroMQ: tcp://host:port or ipc://path."""
-    keys: Path | None = None
-    """Folder of `splatmend keys`: encrypts tcp, and lets in none but the clients on its list."""
-    tcp: str | None = None
-    """host:port for clients without ZeroMQ."""
-    ws: str | None = None
-    """host:port for WebSocket."""
-    token_file: Path | None = None
-    """A token in each line; clients over tcp and ws must know one."""
-    origin: tuple[str, ...] = ()
-    """Web pages that may connect over ws, such as http://localhost:8080."""
-
-    max_sessions: int = 64
-    metrics: str | None = None
-    """host:port of a Prometheus endpoint, /metrics."""
-    watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Show streams, fps, ages and drops on one screen."""
+    magnify: Annotated[int | None, shown("N", default="2 for small frames, else 1")] = None
+    """Restore at N times the size of a frame."""
 
     def __post_init__(self) -> None:
-        if min(self.max_sessions, 1 if self.batch is None else self.batch) < 1:
-            raise InputError("max-sessions and batch must be 1 or more")
+        if self.batch is not None and self.batch < 1:
+            raise InputError(f"batch must be 1 or more, got {self.batch}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetOptions:
+    """More about pictures of the person."""
+
+    reference_default: Annotated[str | None, shown("NAME")] = None
+    """Of several sets, the one for clients that do not name a set."""
+    max_references: Annotated[int, arg(metavar="N")] = 16
+    """Pictures that a client may send as references of its own; 0: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Other machines and other protocols."""
+
+    keys: Annotated[Path | None, shown("DIR")] = None
+    """Folder of `splatmend keys`: encrypts tcp, and only the clients on its list get in."""
+    tcp: Annotated[str | None, shown("HOST:PORT")] = None
+    """For clients without ZeroMQ."""
+    token_file: Annotated[Path | None, shown("FILE")] = None
+    """A token in each line; clients over tcp and ws must know one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """Limits and monitoring."""
+
+    max_sessions: Annotated[int, arg(metavar="N")] = 64
+    """Clients at once."""
+    metrics: Annotated[str | None, shown("HOST:PORT")] = None
+    """Address of a Prometheus endpoint, /metrics."""
+
+    def __post_init__(self) -> None:
+        if self.max_sessions < 1:
+            raise InputError(f"max-sessions must be 1 or more, got {self.max_sessions}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """The arguments of `splatmend serve`: those that matter most, then groups of the others."""
+
+    model: Annotated[str, arg(metavar="NAME")] = "compact"
+    """compact, turbo, unsharp, copy, or a checkpoint."""
+    adapter: Annotated[Path | None, shown("FILE")] = None
+    """compact fitted to one avatar, by fit or train-adapter."""
+    device: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ("auto",)
+    """cpu, cuda, cuda:1, ...; a worker on each. Streams are spread over them."""
+    strength: Annotated[float, arg(metavar="S")] = 1.0
+    """0, the input, to 1, the restored frame."""
+    temporal: bool = True
+    """Remove flicker from each stream, for clients that do not decline."""
+    references: Annotated[Path | None, shown("DIR")] = None
+    """Pictures of the person, or renders/ and photos/ of key pairs; or a folder for each set."""
+    url: Annotated[tuple[str, ...], arg(metavar="URL [URL ...]")] = (DEFAULT_URL,)
+    """ZeroMQ: tcp://host:port or ipc://path."""
+    ws: Annotated[str | None, shown("HOST:PORT")] = None
+    """For WebSocket."""
+    origin: Annotated[tuple[str, ...], shown("URL [URL ...]")] = ()
+    """Web pages that may connect over ws, such as http://localhost:8080."""
+    watch: Flag = False
+    """Show streams, fps, ages and drops on one screen."""
+    processing: OmitArgPrefixes[Processing] = field(default_factory=Processing)
+    reference_sets: OmitArgPrefixes[SetOptions] = field(default_factory=SetOptions)
+    network: OmitArgPrefixes[Network] = field(default_factory=Network)
+    operation: OmitArgPrefixes[Operation] = field(default_factory=Operation)
+
+    def __post_init__(self) -> None:
         if not self.device:
             raise InputError("name at least one device, such as auto")
-        if self.reference_default is not None and self.references is None:
+        if self.reference_sets.reference_default is not None and self.references is None:
             raise InputError("--reference-default names one of the sets of --references: give both")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`splatmend serve ...`; errors are the caller's to report."""
-    config = tyro.cli(ServeConfig, args=arguments, prog="splatmend serve", description=__doc__)
+    """Run `splatmend serve ...`; the caller reports errors."""
+    config = parse(ServeConfig, arguments, prog="splatmend serve", description=__doc__ or "")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    # full collections over what the libraries left behind would stop all frames for 0.1 s
+    # full collections over the objects of the libraries would stop all frames for 0.1 s
     gc.freeze()
     before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -136,8 +175,8 @@ def serve(config: ServeConfig, stop: threading.Event, *, say: Callable[[str], No
         addresses = list(server.urls)
         if server.gateway is not None:
             addresses += [f"{kind}://{at}" for kind, at in server.gateway.addresses.items()]
-        if config.metrics:
-            host, port = host_port(config.metrics)
+        if config.operation.metrics:
+            host, port = host_port(config.operation.metrics)
             endpoint = stack.enter_context(MetricsEndpoint(host, port, server.figures))
             addresses.append(f"http://{endpoint.address}/metrics")
         say(f"serving {config.model} on {', '.join(addresses)}")
@@ -150,21 +189,25 @@ def serve(config: ServeConfig, stop: threading.Event, *, say: Callable[[str], No
 
 
 def engines_of(config: ServeConfig) -> list[Engine]:
-    """An engine on each device.
+    """Make an engine on each device.
 
     Raises:
         SplatmendError: a model or a device cannot be used.
     """
     options = RestoreOptions(
-        strength=config.strength, color_lock=config.color_lock, magnify=config.magnify
+        strength=config.strength,
+        color_lock=config.processing.color_lock,
+        magnify=config.processing.magnify,
     )
     if config.temporal:
         warm_up()
     return [
         engine_of(
-            load_restorer(config.model, device=device, base=config.base, adapter=config.adapter),
+            load_restorer(
+                config.model, device=device, base=config.processing.base, adapter=config.adapter
+            ),
             options,
-            max_batch=config.batch,
+            max_batch=config.processing.batch,
             stream=Stream if config.temporal else None,
         )
         for device in config.device
@@ -172,30 +215,27 @@ def engines_of(config: ServeConfig) -> list[Engine]:
 
 
 def _watch(figures: Callable[[], Figures]) -> AbstractContextManager[Any]:
-    try:
-        from splatmend.plugin.server.watch import watch
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"--watch needs {error.name}, which is not installed: pip install 'splatmend[gateway]'"
-        ) from error
+    need("gateway", "rich")
+    from splatmend.plugin.server.watch import watch
+
     return watch(figures)
 
 
 def _options(config: ServeConfig) -> ServerOptions:
     tokens: tuple[str, ...] = ()
-    if config.token_file is not None:
-        tokens = _tokens(config.token_file)
+    if config.network.token_file is not None:
+        tokens = _tokens(config.network.token_file)
     return ServerOptions(
         urls=config.url,
-        keys=config.keys,
+        keys=config.network.keys,
         gateway=GatewayOptions(
-            tcp=config.tcp, ws=config.ws, tokens=tokens, origins=config.origin
+            tcp=config.network.tcp, ws=config.ws, tokens=tokens, origins=config.origin
         ),
-        policy=Policy(max_sessions=config.max_sessions),
+        policy=Policy(max_sessions=config.operation.max_sessions),
         references=ReferenceSets() if config.references is None else read_sets(
-            config.references, default=config.reference_default
+            config.references, default=config.reference_sets.reference_default
         ),
-        uploads=UploadLimits(pictures=config.max_references),
+        uploads=UploadLimits(pictures=config.reference_sets.max_references),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What the server does with each message: the same for all carriers."""
+"""The server's reaction to each message, the same for all carriers."""
 
 import hmac
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ _FATAL = ("version", "auth")
 
 
 class Dispatcher:
-    """Turns messages into calls on the scheduler, and what cannot be used into errors."""
+    """Turns messages into calls on the scheduler, and unusable messages into errors."""
 
     def __init__(
         self,
@@ -58,22 +58,22 @@ class Dispatcher:
         self._memo = PlaneMemo()
 
     def receive(self, peer: Peer, parts: Sequence[Buffer]) -> None:
-        """Act on one message, header and planes; called from carriers' threads."""
+        """Act on one message, header and planes; carriers' threads call it."""
         try:
             self._act(peer, parse(parts, self._limits, self._memo))
         except ProtocolError as error:
             self.refuse(peer, error)
 
     def lose(self, peer: Peer) -> None:
-        """The connection has ended."""
+        """Forget a connection that has ended."""
         self._scheduler.lose(peer)
 
     def has_session(self, peer: Peer) -> bool:
-        """Whether it has said hello."""
+        """Return whether a connection has said hello."""
         return self._scheduler.session_of(peer) is not None
 
     def refuse(self, peer: Peer, error: ProtocolError, *, fatal: bool = False) -> None:
-        """Answer what could not be used; a session that sends little else ends."""
+        """Answer an unusable message; too many of them in a row end the session."""
         session = self._scheduler.session_of(peer)
         struck_out = session is not None and self._scheduler.refuse(session, error.id)
         fatal = fatal or struck_out or error.code in _FATAL
@@ -172,7 +172,7 @@ class Dispatcher:
         )
 
     def _use(self, peer: Peer, session: Session, message: UseReferences) -> None:
-        """Take a client's own references; its frames go on as they were until those are ready."""
+        """Take a client's own references; they guide its frames as soon as they are ready."""
 
         def use(guide: Guide | None) -> None:
             session.guide, session.preparing = guide, False
@@ -202,6 +202,6 @@ class Dispatcher:
             raise ProtocolError(
                 "bad_header",
                 f"ids must grow: {request.id} came after {session.last_id}",
-                # that frame has been answered: naming it again could be taken for its answer
+                # no id: that frame has been answered, and may have only one answer
             )
         self._scheduler.submit(session, request)

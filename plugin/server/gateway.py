@@ -1,9 +1,9 @@
 """SMP/1 over TCP and WebSocket, for clients without ZeroMQ: one thread, one event loop.
 
-Every connection passes the same parts to the same dispatcher as ZeroMQ does. Before its hello
-a connection may send headers only, and only for some seconds. Web pages may come in only from
-the origins that are listed: any page can open a socket to 127.0.0.1. The port of WebSocket also
-answers plain GET requests for the two scripts that pages need, which are no secret, and no other.
+Every connection passes the same parts to the same dispatcher as ZeroMQ does. Before its hello a
+connection may send only headers, and only for some seconds. Web pages may connect only from the
+listed origins, because any page can open a socket to 127.0.0.1. The WebSocket port also answers
+plain GET requests for two public scripts that pages need.
 """
 
 import asyncio
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
 __all__ = ["Gateway", "GatewayOptions"]
 
 _HELLO_S = 10.0  # until a connection must have said hello
-_SILENCE_S = 60.0  # until one that has says anything more
+_SILENCE_S = 60.0  # after hello, until a connection must say something again
 _FLUSH_S = 1.0  # for the last answers when a connection ends
-_MOST_WAITING = 1000  # answers; a client that leaves more unread, or a full part, is given up
+_MOST_WAITING = 1000  # unread answers; with more, or a full part, a client is given up
 _MOST_CONNECTIONS = 128
 
 
 @dataclass(frozen=True)
 class GatewayOptions:
-    """Where TCP and WebSocket listen, as host:port; port 0 takes a free one."""
+    """Addresses of TCP and WebSocket, as host:port; port 0 takes a free port."""
 
     tcp: str | None = None
     ws: str | None = None
     tokens: tuple[str, ...] = ()
-    """One of them must be in a client's hello; none: whoever reaches the port may come in."""
+    """Tokens, one of which must be in a client's hello; none: every client may come in."""
     origins: tuple[str, ...] = ()
-    """Web pages that may connect, such as http://localhost:8080; programs name no origin."""
+    """Origins of web pages that may connect, such as http://localhost:8080; programs have none."""
 
     @property
     def wanted(self) -> bool:
-        """Whether there is anything to open."""
+        """Return whether there is an address to open."""
         return self.tcp is not None or self.ws is not None
 
 
 class _Connection(Protocol):
-    """What TCP and WebSocket have in common."""
+    """Common methods of TCP and WebSocket connections."""
 
     async def read(self, limits: Limits) -> list[Buffer]: ...
     async def write(self, parts: Sequence[Buffer]) -> None: ...
@@ -60,7 +60,7 @@ class _Connection(Protocol):
 
 
 class _GatewayPeer:
-    """One connection, as the server sees it."""
+    """One connection in the form that the dispatcher uses."""
 
     def __init__(self, name: str, limits: Limits, *, local: bool, needs_token: bool) -> None:
         self.name = name
@@ -87,20 +87,20 @@ class _GatewayPeer:
             self._outbox.put_nowait(item)
             self._waiting_bytes += sum(map(len, item or ()))
         elif self.writing is not None:
-            self.writing.cancel()  # it sends frames and does not read the answers
+            self.writing.cancel()  # the client does not read its answers
 
     def forget(self) -> None:
-        """Free what is queued.
+        """Free queued messages.
 
-        The task that failed to send it refers to this in a cycle, and a full run of the
-        garbage collector may be long in coming.
+        The task that failed to send them refers to this object in a cycle, and a full run of the
+        garbage collector may come late.
         """
         self.writing = None
         self._outbox = asyncio.Queue()
         self._most_bytes = 0
 
     async def write_all(self, connection: _Connection) -> None:
-        """Send what is queued until the end of it."""
+        """Send queued messages until `close` ends the queue."""
         while (parts := await self._outbox.get()) is not None:
             await connection.write(parts)
             self._waiting_bytes -= sum(map(len, parts))
@@ -110,7 +110,7 @@ class Gateway:
     """Binds at once, serves from `start` to `stop`.
 
     Raises:
-        InputError: an address is malformed, taken, or open to others without a token.
+        InputError: an address is malformed, taken, or open to other machines without a token.
     """
 
     def __init__(self, options: GatewayOptions, dispatcher: Dispatcher, limits: Limits) -> None:
@@ -126,7 +126,7 @@ class Gateway:
             self._close_sockets()
             raise
         self.addresses = {kind: _name(sock) for kind, sock in self._sockets.items()}
-        """host:port of "tcp" and "ws", ports filled in."""
+        """host:port of "tcp" and "ws", with ports."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._peers: set[_GatewayPeer] = set()
@@ -140,7 +140,7 @@ class Gateway:
         self._started.wait()
 
     def stop(self) -> None:
-        """Send what is queued, close connections and ports, end the thread."""
+        """Send queued messages, close connections and ports, end the thread."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join()
@@ -186,7 +186,7 @@ class Gateway:
             sock=self._sockets["ws"],
             origins=origins,
             process_request=_http,
-            compression=None,  # pixels of a render hardly shrink, and it takes milliseconds
+            compression=None,  # it takes milliseconds, and rendered pixels hardly shrink
             max_size=self._limits.message_bytes,
             max_queue=2,
             close_timeout=_FLUSH_S,
@@ -236,7 +236,7 @@ class Gateway:
             await connection.close()
 
     async def _read_all(self, connection: _Connection, peer: _GatewayPeer) -> None:
-        """Until the client leaves, falls silent, or sends what is no message."""
+        """Read until the client leaves, falls silent, or sends something other than a message."""
         try:
             while True:
                 known = self._dispatcher.has_session(peer)
@@ -244,7 +244,7 @@ class Gateway:
                 async with asyncio.timeout(_SILENCE_S if known else _HELLO_S):
                     parts = await connection.read(limits)
                 self._dispatcher.receive(peer, parts)
-                await asyncio.sleep(0)  # others' turn, though more may be here already
+                await asyncio.sleep(0)  # let others have their turn
         except ProtocolError as error:
             self._dispatcher.refuse(peer, error, fatal=True)
         except (TimeoutError, EOFError, OSError):
@@ -252,7 +252,7 @@ class Gateway:
 
 
 class _Tcp:
-    """Messages that follow each other on a stream."""
+    """A TCP connection: messages follow each other."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -285,7 +285,7 @@ class _Tcp:
 
 
 class _WebSocket:
-    """One binary message each."""
+    """A WebSocket connection: each message is one binary message."""
 
     def __init__(self, connection: "ServerConnection") -> None:
         from websockets.exceptions import ConnectionClosed
@@ -313,7 +313,7 @@ class _WebSocket:
 
 
 def _http(connection: "ServerConnection", request: "Request") -> "Response | None":
-    """Answer a request that is no WebSocket handshake; None for one that is."""
+    """Answer a plain HTTP request; return None for a WebSocket handshake."""
     if request.headers.get("Upgrade", "").lower() == "websocket":
         return None
     body = script(request.path.partition("?")[0])
@@ -347,8 +347,8 @@ def _listen(address: str, *, has_tokens: bool) -> socket.socket:
         sock = socket.create_server((host, port), family=family)
     except OSError as error:
         raise InputError(f"cannot bind {address}: {error.strerror}; choose another port") from error
-    # inherited by connections; asyncio itself skips sockets whose protocol is not named, and
-    # Nagle's algorithm then keeps back each plane until the header is acknowledged, 40 ms
+    # connections inherit it; asyncio sets it only on sockets with a named protocol, and Nagle's
+    # algorithm would keep back each plane until the header is acknowledged, 40 ms
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 

@@ -1,7 +1,7 @@
 """The named sets of references of a server: `splatmend serve --references`.
 
-A set is prepared once. Each session gets a guide of its own, because a guide keeps placed
-references for the frames of one stream, without a lock; pictures and thumbnails are shared.
+A set is prepared once. Each session gets its own guide, because a guide keeps placed references
+for one stream, without a lock. The guides share pictures and thumbnails.
 """
 
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ from splatmend.plugin.video.source import PICTURE_SUFFIXES
 __all__ = ["ReferenceSets", "read_sets"]
 
 _ONLY = "default"
-"""Name of a set that needs none."""
+"""Name of the only set of a server."""
 _PAIRS = {"renders", "photos"}
 _LONGEST_NAME = 64
 
 
 class ReferenceSets:
-    """Sets by name, and the one of clients that name none.
+    """Sets by name, and the default set for clients that name none.
 
     Raises:
-        InputError: `default` is no set, or a name cannot be said in a hello.
+        InputError: `default` is not a set, or a name does not fit into a hello.
     """
 
     def __init__(
@@ -43,22 +43,22 @@ class ReferenceSets:
                 )
         self._guides = {name: Guide(references) for name, references in sets.items()}
         self.default = default
-        """Used by all who name none; None: they go without."""
+        """Set of clients that name none; None: they have no references."""
 
     def __bool__(self) -> bool:
         return bool(self._guides)
 
     def __str__(self) -> str:
-        """What there is, in words, for whoever starts the server."""
+        """List the sets in words, for the start of the server."""
         each = [f"{name} ({_counted(g.references)})" for name, g in sorted(self._guides.items())]
-        used = "" if self.default is None else f"; without a name {self.default} is used"
+        used = "" if self.default is None else f"; for clients that name none: {self.default}"
         return ", ".join(each) + used
 
     def named(self, name: str) -> tuple[str, Guide | None]:
-        """A set's name and a guide for one session; an empty name stands for the default.
+        """Return a set's name and a guide for one session; an empty name stands for the default.
 
         Raises:
-            InputError: no set of that name; the message lists those that there are.
+            InputError: no set has that name; the message lists the known ones.
         """
         name = name or self.default or ""
         if not name:
@@ -75,10 +75,10 @@ def read_sets(folder: Path, *, default: str | None = None) -> ReferenceSets:
     each folder inside is a set of its name.
 
     Raises:
-        InputError: no such folder, nothing in it, or a set that cannot be read.
+        InputError: the folder is missing or empty, or a set cannot be read.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: give one with pictures, or with folders of them")
+        raise InputError(f"{folder} is not a folder: give one with pictures or folders of pictures")
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     folders = [path for path in entries if path.is_dir()]
     pictures = [path for path in entries if path.suffix.lower() in PICTURE_SUFFIXES]
@@ -95,11 +95,12 @@ def read_sets(folder: Path, *, default: str | None = None) -> ReferenceSets:
 
 def _counted(references: References) -> str:
     count = len(references)
-    return f"{count} {references.kind if count > 1 else references.kind.removesuffix('s')}"
+    kind = "picture" if references.kind == "pictures" else "key pair"
+    return f"{count} {kind}{'' if count == 1 else 's'}"
 
 
 def _known(sets: Mapping[str, object]) -> str:
-    """The names there are, in words; the first ones if there are many."""
+    """List the known names in words; only the first ones if there are many."""
     if not sets:
         return "this server has none; start it with --references"
     names, most = sorted(sets), 8

@@ -1,8 +1,8 @@
-"""Which frame is restored next: the one place that carriers and workers share.
+"""The choice of the next frame, in the one place that carriers and workers share.
 
-A monitor: one lock, taken by every method, never held while pixels are touched or sockets
-are used. Carriers open sessions and submit frames, workers take and finish them, and each
-frame is answered exactly once, by whoever finds out first what becomes of it.
+A monitor: every method takes one lock, and no thread holds it while it touches pixels or uses
+sockets. Carriers open sessions and submit frames. Workers take and finish them. Each frame gets
+exactly one answer, from the first thread that knows its outcome.
 """
 
 import secrets
@@ -24,7 +24,7 @@ Answer = Result | Drop | ErrorReply
 
 
 class Lane:
-    """What a worker works off: its sessions, the next in turn first."""
+    """The sessions of a worker, the next in turn first."""
 
     def __init__(self, *, max_batch: int, stateful: bool, shares: bool) -> None:
         self.max_batch = max_batch
@@ -34,7 +34,7 @@ class Lane:
         """Whether sessions with a memory can share a batch."""
         self.sessions: deque[Session] = deque()
         self.bell: SimpleQueue[None] = SimpleQueue()
-        """What its worker sleeps on; `asleep` says whether it does."""
+        """Bell that wakes the worker; `asleep` tells whether the worker waits for it."""
         self.asleep = False
 
 
@@ -44,7 +44,7 @@ class Scheduler:
     def __init__(self, lanes: Sequence[Lane], policy: Policy) -> None:
         self.policy = policy
         self.frames: Counter[str] = Counter()
-        """Answered frames by outcome, of all sessions that ever were."""
+        """Answered frames by outcome, of all present and past sessions."""
         self._lanes = lanes
         self._sessions: dict[Peer, Session] = {}
         self._lock = threading.RLock()
@@ -56,7 +56,7 @@ class Scheduler:
     # For carriers
 
     def open(self, peer: Peer, hello: Hello) -> Session:
-        """Open the session of a connection; the one that it had ends.
+        """Open the session of a connection, and end its earlier one.
 
         Raises:
             ProtocolError: the server is full or stopping.
@@ -88,12 +88,12 @@ class Scheduler:
             return session
 
     def session_of(self, peer: Peer) -> Session | None:
-        """The open session of a connection."""
+        """Return the open session of a connection, or None."""
         with self._lock:
             return self._sessions.get(peer)
 
     def submit(self, session: Session, request: FrameRequest) -> None:
-        """Queue a frame; a session whose newest frame counts loses its older waiting ones."""
+        """Queue a frame; unless the session is ordered, drop its older waiting ones."""
         with self._lock:
             now = time.monotonic()
             job = Job(session, request, now)
@@ -114,7 +114,7 @@ class Scheduler:
             self._ring(self._lanes[session.lane])
 
     def leave(self, session: Session, why: str) -> None:
-        """End a session once all its frames are answered; says bye then."""
+        """End a session with a bye once all its frames are answered."""
         with self._lock:
             if session.closing is None:
                 session.closing = why
@@ -123,14 +123,14 @@ class Scheduler:
                 self._finish_leaving(session)
 
     def lose(self, peer: Peer) -> None:
-        """The connection is gone: nobody is left to answer."""
+        """Remove the session of a lost connection, without answers."""
         with self._lock:
             if session := self._sessions.get(peer):
                 session.pending.clear()
                 self._remove(session)
 
     def refuse(self, session: Session, frame_id: int | None) -> bool:
-        """Count a message that could not be used; True if it was one too many."""
+        """Count an unusable message; return True if it was one too many."""
         with self._lock:
             session.last_seen = time.monotonic()
             session.strikes += 1
@@ -141,12 +141,12 @@ class Scheduler:
             return session.strikes >= self.policy.strikes
 
     def touch(self, session: Session) -> None:
-        """Something came: the session is alive."""
+        """Note that a session is alive."""
         with self._lock:
             session.last_seen = time.monotonic()
 
     def tick(self) -> None:
-        """Drop what has become stale and close what has fallen silent; call it often."""
+        """Drop stale frames and close silent sessions; call it often."""
         with self._lock:
             now = time.monotonic()
             for session in list(self._sessions.values()):
@@ -159,8 +159,8 @@ class Scheduler:
     def take(self, lane: int) -> list[Job]:
         """Wait for work and take a batch of it; empty once the server has stopped.
 
-        All frames of one batch are of one kind. Several come from one ordered session, or from
-        as many sessions, all with a memory or all without.
+        All frames of one batch are of one kind. Several frames come from one ordered session, or
+        from as many sessions, either all with a memory or all without.
         """
         own = self._lanes[lane]
         while True:
@@ -173,7 +173,7 @@ class Scheduler:
             own.bell.get()  # unlike a condition's, its sleep is one call of C
 
     def answer(self, job: Job, answer: Answer) -> None:
-        """Answer a frame that was taken; once only."""
+        """Answer a taken frame, once only."""
         with self._lock:
             self._answer(job, answer)
             if job in job.session.active:
@@ -187,7 +187,7 @@ class Scheduler:
     def drain(self, grace_s: float) -> None:
         """Answer everything, say bye to everyone, let the workers go.
 
-        What waits is dropped; what is at a worker is waited for, `grace_s` seconds at most.
+        Drops waiting frames, and waits for those at a worker, `grace_s` seconds at most.
         """
         with self._lock:
             self._draining = True
@@ -202,7 +202,7 @@ class Scheduler:
                 self._ring(lane)
 
     def figures(self) -> tuple[dict[str, int], tuple[StreamFigures, ...]]:
-        """Frames by outcome, and the open sessions."""
+        """Return the frames by outcome and the open sessions."""
         with self._lock:
             streams = tuple(
                 StreamFigures(
@@ -217,7 +217,7 @@ class Scheduler:
     # With the lock held
 
     def _make_room(self) -> bool:
-        """Whether one more session may come in; one that has missed two heartbeats makes way."""
+        """Return whether one more session may come in; close one that missed two heartbeats."""
         if len(self._sessions) < self.policy.max_sessions:
             return True
         silent = self._silent(2 * self.policy.heartbeat_ms / 1e3)
@@ -226,7 +226,7 @@ class Scheduler:
         return bool(silent)
 
     def _silent(self, seconds: float) -> list[Session]:
-        """Those from which nothing came for so long, and that wait for nothing."""
+        """Return the sessions that are silent for so long and wait for no answer."""
         limit = time.monotonic() - seconds
         return [
             s
@@ -255,7 +255,7 @@ class Scheduler:
                 continue
             most = lane.max_batch if alone else 1
             jobs += self._pop(session, most, now)
-            lane.sessions.remove(session)  # served: its next turn is after all others'
+            lane.sessions.remove(session)  # its next turn comes after all others'
             lane.sessions.append(session)
             if alone or len(jobs) >= lane.max_batch:
                 break
@@ -297,7 +297,7 @@ class Scheduler:
         session.peer.send(encode(answer))
 
     def _end(self, session: Session | None) -> None:
-        """End a session now; what becomes of frames at a worker is no longer said."""
+        """End a session now; drop its frames at a worker."""
         if session is not None and not session.gone:
             while session.active:
                 self._drop(session.active.pop(), "shutdown")

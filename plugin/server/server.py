@@ -1,25 +1,25 @@
 """The frame server: renderers send frames, restored frames come back.
 
-Threads. One owns all ZeroMQ sockets (`zmq_carrier`), one the gateway's connections
-(`gateway`, by option), each device has a worker (`workers`), and one prepares what clients send
-as references (`uploads`). They meet in one monitor (`scheduler`), whose lock is never held while
-pixels are touched or sockets are used.
+Threads. One thread owns all ZeroMQ sockets (`zmq_carrier`), one the connections of the optional
+gateway (`gateway`). Each device has a worker (`workers`), and one more thread prepares clients'
+references (`uploads`). They meet in one monitor (`scheduler`). No thread holds its lock while it
+touches pixels or uses sockets.
 
-Memory. A session has at most `credit` frames here, at the worker or waiting; whatever comes
-beyond is answered and forgotten, so memory is bounded by the number of sessions, which is
-bounded too. Sizes are checked before memory is taken. What clients send as references is bounded
-for each and for all together. A client that does not read its answers is given up.
+Memory. A session has at most `credit` frames here, at the worker or waiting. The server answers
+any further frame and forgets it. So the number of sessions bounds the memory, and it has a limit.
+The server checks sizes before it takes memory. Clients' references are bounded for each client and
+for all together. The server gives up a client that does not read its answers.
 
-Newest wins. In the modes latest and sync a session has one waiting frame: a newer one takes
-its place. Frames older than their `max_age_ms` are dropped, and dropping is said. Sessions
-take turns; those without memory may share a batch.
+Newest wins. In the modes latest and sync a session has one waiting frame, and a newer one replaces
+it. The server drops frames older than their `max_age_ms` and says so. Sessions take turns; those
+without memory may share a batch.
 
-Answers. Each frame gets exactly one result, drop or error with its id, sent to the connection
-that it came from; a session whose connection is gone gets none. A bad frame is answered and
-harms nobody else; ten in a row end their session.
+Answers. Each frame gets exactly one result, drop or error with its id, on its own connection. A
+session without a connection gets none. A bad frame gets an error and harms nobody else; ten in a
+row end their session.
 
-Stopping. Nothing new is taken, what waits is dropped, what is at a worker is answered, everyone
-is told bye; then ports are closed and threads joined.
+Stopping. The server takes nothing new, drops waiting frames, answers those at a worker, and says
+bye to everyone. Then it closes ports and joins threads.
 """
 
 import logging
@@ -51,14 +51,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Where a server listens and what it lets in."""
+    """Addresses of a server, and limits for its clients."""
 
     urls: tuple[str, ...] = (DEFAULT_URL,)
-    """ZeroMQ addresses, tcp://host:port or ipc://path; port 0 takes a free one."""
+    """ZeroMQ addresses, tcp://host:port or ipc://path; port 0 takes a free port."""
     keys: Path | None = None
-    """Folder that `splatmend keys` made; without it only this machine is served."""
+    """Folder made by `splatmend keys`; None serves only this machine."""
     gateway: GatewayOptions = field(default_factory=GatewayOptions)
-    """TCP and WebSocket, off unless they have a port."""
+    """TCP and WebSocket, off unless they have an address."""
     limits: Limits = field(default_factory=Limits)
     policy: Policy = field(default_factory=Policy)
     references: ReferenceSets = field(default_factory=ReferenceSets)
@@ -72,13 +72,13 @@ class ServerOptions:
 
 
 class Server:
-    """Serves one or more engines, one for each device, all of the same model.
+    """Serves one or more engines of the same model, one for each device.
 
-    Binding happens here, work begins with `start`, or with `with`.
+    The constructor binds the addresses; work begins with `start`, or with `with`.
 
     Raises:
         InputError: no engine, an address that cannot be bound, or references for engines that
-            take none.
+            cannot use them.
     """
 
     def __init__(self, engines: Sequence[Engine], options: ServerOptions | None = None) -> None:
@@ -120,12 +120,12 @@ class Server:
 
     @property
     def urls(self) -> list[str]:
-        """Addresses of ZeroMQ, ports filled in."""
+        """Return the addresses of ZeroMQ, with ports."""
         return self._zmq.urls
 
     @property
     def gateway(self) -> Gateway | None:
-        """The gateway, where there is one."""
+        """Return the gateway, if there is one."""
         return self._gateway
 
     def start(self) -> Self:
@@ -138,7 +138,7 @@ class Server:
         return self
 
     def stop(self, grace_s: float = 5.0) -> None:
-        """Stop as the module says; frames at a worker are waited for `grace_s` seconds at most."""
+        """Stop as the module describes; wait `grace_s` seconds at most for frames at a worker."""
         if self._stopped:
             return
         self._stopped = True
@@ -152,7 +152,7 @@ class Server:
                 _log.warning("a frame is still being restored; its thread ends with it")
 
     def figures(self) -> Figures:
-        """How it is going."""
+        """Return the present figures."""
         frames, streams = self._scheduler.figures()
         return Figures(
             model=self._model,

@@ -1,4 +1,4 @@
-"""What the server knows of one client: its connection, its frames, its figures."""
+"""State of one client at the server: its connection, its frames, its figures."""
 
 import time
 from collections import deque
@@ -19,63 +19,63 @@ class StreamLike(Protocol):
     """A restorer with memory along one stream, such as `splatmend.temporal`'s."""
 
     def restore(self, frames: Sequence[Frame], /) -> list[Frame]:
-        """Restore the next frames of the stream: as many, in order, of the same size and type."""
+        """Restore the next frames of the stream; return as many, of equal size and type."""
         ...
 
     def reset(self) -> None:
-        """Forget what came before: a cut, a gap, another size, an error."""
+        """Forget earlier frames: after a cut, a gap, another size, an error."""
         ...
 
 
 class Peer(Protocol):
-    """One connection of one carrier; equal and of equal hash as long as it is the same one."""
+    """One connection of one carrier; equal and of equal hash for the same connection."""
 
     @property
     def name(self) -> str:
-        """For logs."""
+        """Return a name for logs."""
         ...
 
     @property
     def local(self) -> bool:
-        """Whether it comes from this machine."""
+        """Return whether it comes from this machine."""
         ...
 
     @property
     def needs_token(self) -> bool:
-        """Whether the carrier leaves it to `hello` to prove who this is."""
+        """Return whether `hello` must carry a token, because the carrier proves nothing."""
         ...
 
     def send(self, parts: Sequence[Buffer], /) -> None:
-        """Queue a message, from any thread and without waiting; into the void if it is gone."""
+        """Queue a message, from any thread and without waiting; drop it if the peer is gone."""
         ...
 
     def close(self) -> None:
-        """End the connection once what was sent is out, where the carrier has connections."""
+        """End the connection once all messages are out, if the carrier has connections."""
         ...
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How many, how long, how often."""
+    """Limits of sessions: numbers, times, tolerances."""
 
     max_sessions: int = 64
     credit_local: int = 1
-    """Unanswered frames of a client on this machine: each more costs one service time of age."""
+    """Unanswered frames of a client on this machine; each more adds one service time of age."""
     credit_remote: int = 2
-    """Of others: one frame travels while another is restored."""
+    """Unanswered frames of other clients: one frame travels while another is restored."""
     idle_s: float = 10.0
-    """A session from which nothing came for so long is closed."""
+    """The server closes a session that is silent for so long."""
     heartbeat_ms: float = 2000.0
-    """How often clients that have nothing to say say so."""
+    """Interval of pings from clients that have nothing else to send."""
     strikes: int = 10
     """Bad frames in a row that close a session."""
     longest_gap: int = 8
-    """Frames missing in a row after which a stream starts anew."""
+    """Missing frames in a row that a stream survives; after more it starts anew."""
 
 
 @dataclass(eq=False)
 class Job:
-    """One frame on its way; times are those of `time.monotonic`."""
+    """One frame on its way; times come from `time.monotonic`."""
 
     session: "Session"
     request: FrameRequest
@@ -84,19 +84,19 @@ class Job:
     prepared: float = 0.0
     restored: float = 0.0
     starts_anew: bool = False
-    """Whether what came before has nothing to do with it."""
+    """Whether it has nothing to do with earlier frames."""
     guide: Guide | None = None
-    """What its session's references were when it was prepared."""
+    """The session's references at the time of preparation."""
     answered: bool = False
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """Frames of one kind can share a batch."""
+        """Return size, format and alpha; frames of equal kind can share a batch."""
         color = next(plane for plane in self.request.planes if plane.name == "color")
         return self.request.width, self.request.height, color.fmt, color.alpha
 
     def is_stale(self, now: float) -> bool:
-        """Whether it has waited longer than its client finds useful."""
+        """Return whether it has waited longer than its client allows."""
         if self.session.ordered:
             return False
         limit = self.request.max_age_ms
@@ -107,14 +107,14 @@ class Job:
 
 @dataclass(eq=False)
 class Session:
-    """One client; guarded by the scheduler's lock but for what its worker alone touches."""
+    """One client; the scheduler's lock guards it, except for fields of the worker alone."""
 
     id: str
     peer: Peer
     hello: Hello
     credit: int
     lane: int
-    """Index of the worker that has this session's memory."""
+    """Index of the worker that holds this session's memory."""
     stateful: bool
     meter: Meter
     pending: deque[Job] = field(default_factory=deque)
@@ -124,30 +124,30 @@ class Session:
     strikes: int = 0
     last_seen: float = field(default_factory=time.monotonic)
     closing: str | None = None
-    """Why, once a bye is due as soon as everything is answered."""
+    """Reason of a bye that is due once everything is answered; else None."""
     gone: bool = False
-    """Nobody waits for answers any more."""
+    """Whether nobody waits for answers any more."""
 
     guide: Guide | None = None
-    """The references that guide its frames from now on; not shared with any other session."""
+    """References that guide its frames from now on; no other session shares them."""
     preparing: bool = False
-    """Whether references of its own are being prepared."""
+    """Whether its own references are in preparation."""
 
     stream: StreamLike | None = None
-    """The worker's alone, as is `stream_guide`, with which it was made."""
+    """Its memory; for the worker alone, like `stream_guide`, its references."""
     stream_guide: Guide | None = None
     judged: Guide | None = None
-    """The worker's alone: the references of which it knows, and has said, whether they fit."""
+    """References whose fit the worker has judged; for the worker alone."""
     last_id_prepared: int = -(1 << 60)
-    """The worker's alone, as is `last_kind`: of the frame before."""
+    """Id of the frame before; for the worker alone, like `last_kind`."""
     last_kind: tuple[object, ...] = ()
 
     @property
     def fit(self) -> ReferenceFit:
-        """In how many frames its references fitted, since it has them."""
+        """Count the frames that its present references fitted."""
         return ReferenceFit() if self.guide is None else self.guide.fit
 
     @property
     def ordered(self) -> bool:
-        """Whether every frame counts."""
+        """Return whether no frame may be dropped."""
         return self.hello.mode == "ordered"

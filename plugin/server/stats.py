@@ -1,4 +1,4 @@
-"""Figures of the server: counted as frames are answered, read by all who ask.
+"""Figures of the server, counted as frames are answered.
 
 The stats message carries `Figures`, the Prometheus endpoint prints them, and
 `splatmend serve --watch` shows them.
@@ -28,15 +28,15 @@ __all__ = [
 ]
 
 STAGES = ("queue", "prepare", "restore", "answer", "total")
-"""Waiting, planes to frame, the restorer, frame to planes, and all together."""
+"""Stages of a frame: waiting, planes to frame, the restorer, frame to planes, all together."""
 OUTCOMES = ("result", "bypass", "superseded", "stale", "busy", "shutdown", "error")
-_KEPT = 256  # frames that the quantiles are taken over
+_KEPT = 256  # frames that the quantiles cover
 _FPS_WINDOW = 2.0  # seconds
 
 
 @dataclass(frozen=True)
 class StreamFigures:
-    """Of one session."""
+    """Figures of one session."""
 
     session: str
     stream: str
@@ -45,44 +45,44 @@ class StreamFigures:
     size: tuple[int, int] | None
     """Width and height of the last frame."""
     fps: float
-    """Frames restored in a second, lately."""
+    """Frames restored a second, lately."""
     frames: dict[str, int]
-    """By outcome."""
+    """Frames by outcome."""
     age_ms: dict[str, tuple[float, float]]
-    """By stage: median and 95th percentile, of the last 256 restored frames."""
+    """Milliseconds by stage: median and 95th percentile of the last 256 restored frames."""
     guided: int = 0
     """Frames that its present references have guided."""
     unfit: int = 0
-    """Of these, frames that no reference fitted."""
+    """Guided frames that no reference fitted."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of the whole server."""
+    """Figures of the whole server."""
 
     model: str
     uptime_s: float
     resident_bytes: int
     frames: dict[str, int]
-    """By outcome, of all sessions that ever were."""
+    """Frames by outcome, of all present and past sessions."""
     streams: tuple[StreamFigures, ...]
 
     def values(self) -> dict[str, Any]:
-        """As the stats message carries them."""
+        """Return the figures for the stats message."""
         return asdict(self)
 
 
 class Meter:
-    """Counts the frames of one session; not thread-safe, the scheduler's lock guards it."""
+    """Counts the frames of one session; the scheduler's lock guards it."""
 
     def __init__(self) -> None:
         self.frames: Counter[str] = Counter()
         self.size: tuple[int, int] | None = None
         self.times: deque[tuple[float, ...]] = deque(maxlen=_KEPT)
-        """When frames were received, taken, prepared, restored and answered."""
+        """Times at which frames were received, taken, prepared, restored and answered."""
 
     def ages(self) -> dict[str, tuple[float, float]]:
-        """Median and 95th percentile in milliseconds, by stage."""
+        """Return median and 95th percentile in milliseconds, by stage."""
         if not self.times:
             return {}
         rows = [
@@ -97,7 +97,7 @@ class Meter:
         }  # fmt: skip
 
     def fps(self) -> float:
-        """Frames restored in a second, over the last two."""
+        """Return the frames restored a second, over the last two seconds."""
         since = time.monotonic() - _FPS_WINDOW
         recent = [times[-1] for times in self.times if times[-1] >= since]
         # a full memory covers less than the window
@@ -106,7 +106,7 @@ class Meter:
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in RAM; 0 where the system does not say."""
+    """Return the bytes of this process in RAM; 0 if the system does not tell."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):
@@ -115,7 +115,7 @@ def resident_bytes() -> int:
 
 
 def _metrics(figures: Figures) -> Iterator[Any]:
-    """Give the figures as Prometheus knows them."""
+    """Convert the figures to Prometheus metrics."""
     from prometheus_client import Metric
 
     def metric(kind: str, name: str, text: str, rows: Iterable[tuple[Any, float]]) -> Metric:
@@ -189,7 +189,7 @@ def _handler(figures: Callable[[], Figures]) -> type[BaseHTTPRequestHandler]:
 
 
 class MetricsEndpoint:
-    """Serves `/metrics` over HTTP on a thread of its own, as text or OpenMetrics.
+    """Serves `/metrics` over HTTP on its own thread, as text or OpenMetrics.
 
     Raises:
         InputError: the address is taken or not ours, or prometheus_client is not installed.
@@ -211,7 +211,7 @@ class MetricsEndpoint:
 
     @property
     def address(self) -> str:
-        """Where it is, as host:port."""
+        """Return the bound address, host:port."""
         host, port = self._server.server_address[:2]
         return f"{host!s}:{port}"
 

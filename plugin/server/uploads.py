@@ -1,7 +1,7 @@
-"""References that a client sends: sizes are checked first, decoding waits its turn elsewhere.
+"""References that a client sends: sizes are checked at once, decoding happens on another thread.
 
-Carriers' threads only look at headers. A thread of its own decodes and prepares one upload after
-the other, so that neither carriers nor workers wait. What all sessions hold together is bounded.
+Carriers' threads only look at headers. One more thread decodes and prepares one upload after the
+other, so neither carriers nor workers wait. The memory of all sessions together is bounded.
 """
 
 import logging
@@ -29,13 +29,13 @@ _log = logging.getLogger(__name__)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MOST_SEGMENTS = 1000
-"""Of a JPEG before its frame header; photographs have some ten."""
+"""Segments of a JPEG before its frame header; photographs have about ten."""
 _NO_LENGTH = (0x01, *range(0xD0, 0xD9))
 _NO_FRAME = (0xC4, 0xC8, 0xCC)
 
 
 class Uploads:
-    """Prepares what clients send."""
+    """Prepares the references that clients send."""
 
     def __init__(self, limits: UploadLimits) -> None:
         self.limits = limits
@@ -51,10 +51,11 @@ class Uploads:
         use: Callable[[Guide], None],
         refuse: Callable[[ProtocolError], None],
     ) -> None:
-        """Check sizes at once; later, on another thread, `use` or `refuse` is called.
+        """Check sizes at once; call `use` or `refuse` later, on another thread.
 
         Raises:
-            ProtocolError: too many, too large, sizes that cannot be read, or no room.
+            ProtocolError: the pictures are too many or too large, a size cannot be read, or there
+                is no memory left.
         """
         bytes_needed = _check(message, self.limits)
         with self._lock:
@@ -69,7 +70,7 @@ class Uploads:
         self._pool.submit(self._prepare, message, bytes_needed, use, refuse)
 
     def stop(self) -> None:
-        """Finish the one at work, forget what waits, end the thread."""
+        """Finish the upload at work, forget waiting ones, end the thread."""
         self._pool.shutdown(cancel_futures=True)
 
     def _prepare(
@@ -79,7 +80,7 @@ class Uploads:
         use: Callable[[Guide], None],
         refuse: Callable[[ProtocolError], None],
     ) -> None:
-        # memory is free for the next upload before anybody hears of this one
+        # memory is free for the next upload before the client gets its answer
         try:
             references = _decode_all(message)
             guide = Guide(references)
@@ -98,7 +99,7 @@ class Uploads:
 
 
 def _refusal(error: Exception) -> ProtocolError:
-    """What a client hears of references that could not be prepared."""
+    """Make the answer to references that could not be prepared."""
     if isinstance(error, ProtocolError):
         return error
     if isinstance(error, InputError):
@@ -108,14 +109,14 @@ def _refusal(error: Exception) -> ProtocolError:
 
 
 def picture_size(data: Buffer, fmt: str) -> tuple[int, int]:
-    """Width and height of a PNG or JPEG, from its header; nothing is decoded.
+    """Read width and height of a PNG or JPEG from its header, without decoding.
 
     Raises:
-        ProtocolError: it is none.
+        ProtocolError: the data are not such a file.
     """
     try:
         size = _png_size(data) if fmt == "png" else _jpeg_size(data)
-    except (LookupError, ValueError, struct.error):  # it ends too early
+    except (LookupError, ValueError, struct.error):  # the data end too early
         size = None
     if size is None or min(size) < 1:
         raise ProtocolError("unsupported", f"it is no {fmt}, or its header is damaged")
@@ -130,7 +131,7 @@ def _png_size(data: Buffer) -> tuple[int, int] | None:
 
 
 def _jpeg_size(data: Buffer) -> tuple[int, int] | None:
-    """Of the first frame header, found the way libjpeg finds it."""
+    """Read the size from the first frame header, found as libjpeg finds it."""
     data = bytes(data)
     if data[:2] != b"\xff\xd8":
         return None
@@ -153,10 +154,10 @@ def _jpeg_size(data: Buffer) -> tuple[int, int] | None:
 
 
 def _check(message: UseReferences, limits: UploadLimits) -> int:
-    """Bytes that an upload takes in memory until it is prepared, and decoded.
+    """Check an upload and return the bytes of memory that it takes, as sent and decoded.
 
     Raises:
-        ProtocolError: it is beyond the limits.
+        ProtocolError: the upload is beyond the limits.
     """
     count, total = len(message.pictures), sum(map(len, message.data))
     if not limits.pictures:
@@ -220,7 +221,7 @@ def _with_bytes(message: UseReferences) -> list[tuple[ReferencePicture, memoryvi
 
 
 def _decode(picture: ReferencePicture, data: memoryview, name: str) -> tuple[_Plane, _Plane | None]:
-    """Colour (h, w, 3) and alpha (h, w), which keep nothing of the message."""
+    """Decode colour (h, w, 3) and alpha (h, w), as copies."""
     channels = PICTURE_FORMATS[picture.fmt]
     if not channels:
         return decode_picture_rgba(bytes(data), name)

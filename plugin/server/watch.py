@@ -1,4 +1,4 @@
-"""One screen that shows how the server is doing: `splatmend serve --watch`."""
+"""The screen of `splatmend serve --watch`: figures of the server and its streams."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ _NOTE = "milliseconds at the server: median/95th percentile of the last 256 fram
 
 
 def watch(figures: Callable[[], Figures], console: Console | None = None) -> Live:
-    """Repaint the screen twice a second while the context lasts, and then give it back."""
+    """Repaint the screen twice a second during the context, and then restore it."""
     shown = console or Console()
     return Live(
         get_renderable=lambda: screen(figures(), rows=shown.height),
@@ -28,7 +28,7 @@ def watch(figures: Callable[[], Figures], console: Console | None = None) -> Liv
 
 
 def screen(figures: Figures, *, rows: int) -> RenderableType:
-    """Lay the figures out for a terminal of that many rows; 80 columns show everything."""
+    """Lay the figures out for a terminal of `rows` rows; 80 columns show everything."""
     minutes, seconds = divmod(int(figures.uptime_s), 60)
     totals = (
         f"{figures.model}  up {minutes // 60}:{minutes % 60:02d}:{seconds:02d}  "
@@ -36,7 +36,7 @@ def screen(figures: Figures, *, rows: int) -> RenderableType:
         f"{figures.frames.get('result', 0)} restored  {_dropped(figures.frames)} dropped  "
         f"{figures.frames.get('error', 0)} errors"
     )
-    # names alone give way where it is tight, and what is beyond the terminal is cut off
+    # only names shrink to fit; the terminal cuts off the rest
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, width=80)
     table.add_column("stream", max_width=12)
     for name in _COLUMNS:
@@ -53,7 +53,7 @@ def screen(figures: Figures, *, rows: int) -> RenderableType:
 
 
 def _line(text: str) -> Text:
-    return Text(text, no_wrap=True, overflow="ellipsis")  # as it is: no markup, no links
+    return Text(text, no_wrap=True, overflow="ellipsis")  # plain: no markup, no links
 
 
 def _cells(stream: StreamFigures) -> list[str]:

@@ -1,7 +1,7 @@
-"""The scripts that the gateway serves to web pages, put together from `plugin/client/javascript`.
+"""The scripts that the gateway serves to web pages, made from `plugin/client/javascript`.
 
-The files there are CommonJS modules, which Node takes as they are. A page gets them as one
-classic script: each in a function of its own, so that nothing but the name wanted is global.
+The files there are CommonJS modules, which Node can load. A page gets them as one classic script.
+Each module is in its own function there, so only the wanted name is global.
 """
 
 import re
@@ -19,7 +19,7 @@ _REQUIRED = re.compile(r'require\("\./(\w+\.js)"\)')
 
 @cache
 def script(path: str) -> bytes | None:
-    """The script that a page gets under `path`; None where there is none."""
+    """Return the script that a page gets under `path`, or None."""
     last = _SCRIPTS.get(path)
     if last is None:
         return None
@@ -41,7 +41,7 @@ const define = (name, body) => {
 
 
 def _collect(name: str, names: list[str]) -> None:
-    """Add a module to `names`, after those that it needs."""
+    """Add a module to `names`, after the modules that it needs."""
     for needed in _REQUIRED.findall(_text(name)):
         _collect(needed, names)
     if name not in names:

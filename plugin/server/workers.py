@@ -1,4 +1,4 @@
-"""Where frames are restored: one thread for each device."""
+"""The threads that restore frames, one for each device."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ from splatmend.core.restorer import Restorer
 from splatmend.plugin.protocol.frames import to_frame, to_result
 from splatmend.plugin.protocol.framing import ProtocolError
 from splatmend.plugin.protocol.messages import ErrorReply, Result
-from splatmend.plugin.server.batching import SharedPass
+from splatmend.plugin.server.batching import BatchedRestorer
 from splatmend.plugin.server.scheduler import Lane, Scheduler
 from splatmend.plugin.server.sessions import Job, Session, StreamLike
 
@@ -26,28 +26,28 @@ __all__ = ["Engine", "Worker", "engine_of"]
 _log = logging.getLogger(__name__)
 
 _JUDGED_AFTER = 48
-"""Guided frames after which it is said that references do not fit: viewers begin with a few that
-are empty, and what was not found is sought anew after 24."""
+"""Guided frames before the log says that references do not fit. Viewers begin with a few empty
+frames, and the search for a missing face starts anew after 24."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What one worker runs."""
+    """The model of one worker and its limits."""
 
     name: str
-    """Of the model."""
+    """Name of the model."""
     restore: Callable[[Sequence[Frame]], list[Frame]]
-    """Restores frames of one size and type, from any streams; keeps nothing."""
+    """Restores frames of one size and type, from any streams; keeps no state."""
     new_stream: Callable[[], StreamLike] | None = None
-    """Makes the memory of one session; None where there is none to be had."""
+    """Makes the memory of one session; None if sessions have no memory."""
     max_batch: int = 1
-    """Frames at once."""
-    shared: SharedPass | None = None
-    """The restorer of the streams, where they may share a batch."""
+    """Frames in a batch."""
+    batched: BatchedRestorer | None = None
+    """The restorer of the streams, if they may share a batch."""
     uses: tuple[str, ...] = ("color", "alpha", "mask")
     """Planes that change the result."""
     guided: Callable[[Guide], "Engine"] | None = None
-    """The same with frames guided by references; None where there is no such thing."""
+    """Makes the same engine with references; None if it cannot use any."""
 
 
 def engine_of(
@@ -57,18 +57,18 @@ def engine_of(
     max_batch: int | None = None,
     stream: Callable[..., StreamLike] | None = None,
 ) -> Engine:
-    """The engine of a restorer.
+    """Make the engine of a restorer.
 
     Args:
-        restorer: any.
+        restorer: any restorer.
         options: strength and colour lock.
-        max_batch: frames at once; one on a CPU, where more gain nothing, else four.
+        max_batch: frames in a batch; by default one on a CPU, where more gain nothing, else four.
         stream: makes the memory of one session from a restorer and options, and for guided frames
-            `references`; such as `splatmend.temporal`'s Stream.
+            `references`; for example `splatmend.temporal`'s Stream.
     """
     options = options or RestoreOptions()
     max_batch = max_batch or (1 if restorer.device.type == "cpu" else 4)
-    shared = SharedPass(restorer) if stream is not None and max_batch > 1 else None
+    batched = BatchedRestorer(restorer) if stream is not None and max_batch > 1 else None
 
     def engine(guide: Guide | None) -> Engine:
         plain = Engine(
@@ -82,8 +82,8 @@ def engine_of(
         more = {} if guide is None else {"references": guide}
         return replace(
             plain,
-            new_stream=partial(stream, shared or restorer, options, **more),
-            shared=shared,
+            new_stream=partial(stream, batched or restorer, options, **more),
+            batched=batched,
             uses=(*plain.uses, "depth", "motion"),
         )
 
@@ -91,7 +91,7 @@ def engine_of(
 
 
 class Worker:
-    """Takes batches from the scheduler until that has stopped; whatever goes wrong is answered."""
+    """Takes batches from the scheduler until it stops, and answers every error."""
 
     def __init__(self, engine: Engine, scheduler: Scheduler, index: int) -> None:
         self._engine = engine
@@ -101,11 +101,11 @@ class Worker:
 
     @staticmethod
     def lane(engine: Engine) -> Lane:
-        """What the scheduler has to know of an engine."""
+        """Describe an engine for the scheduler."""
         return Lane(
             max_batch=engine.max_batch,
             stateful=engine.new_stream is not None,
-            shares=engine.shared is not None,
+            shares=engine.batched is not None,
         )
 
     def start(self) -> None:
@@ -113,7 +113,7 @@ class Worker:
         self._thread.start()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread's end, if it ever began; False if it is still busy."""
+        """Wait for the thread's end, if it ever began; return False if it is still busy."""
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -121,7 +121,7 @@ class Worker:
     def _run(self) -> None:
         with ExitStack() as stack:
             pool = None
-            if self._engine.shared is not None:
+            if self._engine.batched is not None:
                 name = f"smp-stream-{self._index}"
                 pool = ThreadPoolExecutor(self._engine.max_batch, thread_name_prefix=name)
                 stack.enter_context(pool)
@@ -130,8 +130,8 @@ class Worker:
                 sessions = {job.session for job, _ in prepared}
                 if len(sessions) > 1 and pool is not None and jobs[0].session.stateful:
                     tasks = [partial(self._restore, [pair]) for pair in prepared]
-                    assert self._engine.shared is not None
-                    self._engine.shared.together(tasks, pool)
+                    assert self._engine.batched is not None
+                    self._engine.batched.together(tasks, pool)
                 else:
                     for _, alike in groupby(prepared, key=lambda pair: id(pair[0].guide)):
                         self._restore(list(alike))
@@ -150,7 +150,7 @@ class Worker:
         session, request = job.session, job.request
         if not session.stateful:
             return to_frame(request, stream_id=session.id, depth=False, motion=False)
-        # motion from a frame that was never seen here says nothing
+        # motion from a frame that never arrived is useless
         gap = request.id - session.last_id_prepared
         frame = to_frame(request, stream_id=session.id, motion=gap == 1)
         too_far = gap > 1 + self._scheduler.policy.longest_gap
@@ -172,7 +172,7 @@ class Worker:
                 session.stream.reset()
             if len(prepared) == 1:
                 self._fail(prepared[0][0], error)
-            else:  # one of them may be at fault: the others need not suffer
+            else:  # one of them may be at fault: spare the others
                 for pair in prepared:
                     self._restore([pair])
             return
@@ -238,7 +238,7 @@ class Worker:
         if isinstance(error, ProtocolError):
             code, text = error.code, str(error)
         else:
-            # once for a session, for it may go on with every frame
+            # once for a session, because it may happen with every frame
             level = logging.DEBUG if session.meter.frames["error"] else logging.ERROR
             _log.log(level, "frame %d of %s failed", job.request.id, session.id, exc_info=error)
         self._scheduler.answer(
@@ -250,7 +250,7 @@ class Worker:
 
 
 def _judge(job: Job) -> None:
-    """Say once if the references of a session do not fit its first frames."""
+    """Log once if the references of a session do not fit its first frames."""
     session, guide = job.session, job.guide
     if guide is None or guide is session.judged or guide.fit.frames < _JUDGED_AFTER:
         return

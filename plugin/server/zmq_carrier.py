@@ -1,6 +1,6 @@
 """ZeroMQ for the server: one thread that owns every ROUTER socket.
 
-Messages to send are queued by any thread, which then rings the owner's bell.
+Any thread may queue a message to send; it then rings the owner's bell.
 """
 
 import os
@@ -31,14 +31,14 @@ __all__ = ["ZmqCarrier"]
 _TICK_S = 0.05
 _RETRY_S = 0.002
 _FLUSH_MS = 500  # for the last answers when the server stops
-_STALLED_S = 2.0  # a peer that has read nothing for so long is given up
-_MOST_BEHIND = 1000  # or one that has left so many answers unread, or a full part of bytes
+_STALLED_S = 2.0  # the carrier gives up a peer that has read nothing for so long
+_MOST_BEHIND = 1000  # or that has left so many answers unread, or a full part of bytes
 _BURST = 64  # messages taken from one socket before answers go out
 
 
 @dataclass(frozen=True)
 class _ZmqPeer:
-    """One DEALER, known by the identity that its ROUTER gave it."""
+    """One DEALER, identified by its ROUTER."""
 
     router: int
     identity: bytes
@@ -54,12 +54,12 @@ class _ZmqPeer:
         self.post(self, parts)
 
     def close(self) -> None:
-        """ROUTER cannot: a peer without a session costs nothing but errors."""
+        """Do nothing: ROUTER cannot close, and a peer without a session gets only errors."""
 
 
 @dataclass
 class _Backlog:
-    """What a peer has had no room for; `moved` is when it last took something."""
+    """Messages that wait for room at a peer; `moved` is the time of its last read."""
 
     moved: float
     waiting: deque[Sequence[Buffer]] = field(default_factory=deque)
@@ -78,7 +78,7 @@ class ZmqCarrier:
     """Binds ROUTER sockets and carries messages between them and a dispatcher.
 
     Raises:
-        InputError: an address is taken, malformed, or open to others without keys.
+        InputError: an address is taken, malformed, or open to other machines without keys.
     """
 
     def __init__(
@@ -117,15 +117,15 @@ class ZmqCarrier:
 
     @property
     def urls(self) -> list[str]:
-        """Where it is bound, ports filled in."""
+        """Return the bound addresses, with ports."""
         return [r.getsockopt_string(zmq.LAST_ENDPOINT) for r in self._routers]
 
     def start(self) -> None:
-        """Begin to carry."""
+        """Begin to carry messages."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Send what is queued, close the ports, end the thread."""
+        """Send queued messages, close the ports, end the thread."""
         self._stopping.set()
         self._bell.ring()
         if self._thread.ident is not None:
@@ -145,7 +145,7 @@ class ZmqCarrier:
         self._routers.append(router)
         self._local.append(local)
         set_common_options(router, url)
-        router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else answers to the departed vanish unseen
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else answers to lost peers vanish unseen
         router.setsockopt(zmq.MAXMSGSIZE, max(self._limits.part_bytes, self._limits.header_bytes))
         if self._keys is not None and url.startswith("tcp://"):
             self._keys.apply(router)
@@ -181,7 +181,7 @@ class ZmqCarrier:
         self._bell.close()
 
     def _receive(self, index: int, router: "zmq.Socket[bytes]") -> int:
-        """Take what has come; returns how many messages, `_BURST` if there may be more."""
+        """Take waiting messages; return their number, `_BURST` if there may be more."""
         count = 0
         while count < _BURST and may_receive(router):
             count += 1
@@ -195,7 +195,7 @@ class ZmqCarrier:
         return count
 
     def _message(self, router: "zmq.Socket[bytes]") -> list[Buffer]:
-        """One message; of parts beyond what any message has only one more is kept."""
+        """Read one message; keep at most one part more than a message may have."""
         parts: list[Buffer] = [router.recv()]
         while router.getsockopt(zmq.RCVMORE):
             # identity, magic and header are small: a copy is cheaper than a shared buffer
@@ -205,7 +205,7 @@ class ZmqCarrier:
         return parts
 
     def _flush(self) -> None:
-        """Send what was posted; what a peer has no room for waits its turn, for a while."""
+        """Send queued messages; those for a peer without room wait for a while."""
         for peer in list(self._behind):
             self._catch_up(peer, self._behind[peer])
         while self._outbox:
@@ -229,13 +229,13 @@ class ZmqCarrier:
             self._give_up(peer)
 
     def _sends(self, peer: _ZmqPeer, parts: Sequence[Buffer]) -> bool:
-        """False if there is no room; ZeroMQ may also say so when it has not looked for a while."""
+        """Send a message; return False if there is no room, as far as ZeroMQ knows."""
         router = self._routers[peer.router]
         try:
             send_message(router, [peer.identity, MAGIC, *parts])
         except zmq.Again:
             return False
-        except zmq.ZMQError:  # EHOSTUNREACH: it is gone
+        except zmq.ZMQError:  # EHOSTUNREACH: the peer is gone
             self._give_up(peer)
         return True
 
@@ -250,7 +250,7 @@ class ZmqCarrier:
 
 
 def _make_private(url: str) -> Path | None:
-    """The file of an ipc address; its folder is made for us alone where it is missing."""
+    """Return the file of an ipc address; make its missing folder private."""
     if not url.startswith("ipc://") or os.name != "posix":
         return None
     path = Path(url.removeprefix("ipc://"))

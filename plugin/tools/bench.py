@@ -1,10 +1,11 @@
-"""`splatmend bench`: what every step towards speed brings on this machine, in one run.
+"""`splatmend bench`: time each step towards speed on this machine, in one run.
 
-Each model climbs a ladder of rungs, from the plain program to the fastest. All rungs and
-a square matrix product, the most that the device gives, are timed in turns, so that they
-see the same machine; figures are medians, of frames that are on the device already. How
-fast turbo is does not depend on what its weights are: --random-weights measures it at full
-size without any file. Every output is compared with the first one, byte by byte.
+Each model climbs a ladder of rungs, from the plain program to the fastest. All rungs and a square
+matrix product, the upper bound of the device, are timed in turns, so that they see the same
+machine. Figures are medians, of frames that are on the device already.
+
+The speed of turbo does not depend on the values of its weights: --random-weights measures it at
+full size without any file. Every output is compared with the first one, byte by byte.
 """
 
 import json
@@ -17,16 +18,16 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from splatmend.core.command_line import OmitArgPrefixes, arg, need, parse, shown
 from splatmend.core.errors import InputError
 from splatmend.core.restore.registry import pick_device
 from splatmend.plugin.tools.bench_ladder import LADDERS, Rung, TurboSource, build, suited
@@ -35,30 +36,43 @@ __all__ = ["BenchConfig", "bench", "count_flops", "main"]
 
 
 @dataclass(frozen=True)
-class BenchConfig:
-    """What to measure."""
+class TurboWeights:
+    """The weights of turbo; its speed is the same with any."""
 
-    models: tuple[str, ...] = ("compact",)
-    """compact, turbo, or both."""
-    rungs: tuple[str, ...] = ()
-    """Only these; all stay in memory together, so name a few where it is small."""
-    checkpoint: Path | None = None
+    checkpoint: Annotated[Path | None, shown("FILE")] = None
     """turbo's weights, in any format that load_restorer reads."""
-    base: str | None = None
+    base: Annotated[str | None, shown("DIR")] = None
     """Folder of SD-Turbo, or "download"."""
     random_weights: bool = False
     """turbo at full size with random weights: nothing is read or downloaded."""
     tiny: bool = False
     """A few random channels, to try the command; no measurement."""
-    size: int = 512
+
+    @property
+    def are_named(self) -> bool:
+        """Tell whether there are weights to measure with."""
+        return self.checkpoint is not None or self.random_weights or self.tiny
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """The models, the frames and the rounds of a measurement."""
+
+    models: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ("compact",)
+    """compact, turbo, or both."""
+    rungs: Annotated[tuple[str, ...], shown("NAME [NAME ...]", default="all")] = ()
+    """Only these; all stay in memory together, so name a few where it is small."""
+    size: Annotated[int, arg(metavar="PX")] = 512
     """Side of the square frames in pixels."""
-    batches: tuple[int, ...] = ()
-    """Frames at once (default: 1 4 8; on a CPU 1)."""
-    rounds: int | None = None
-    """How often everything is measured in turn (default: 30; on a CPU 3)."""
-    device: str = "auto"
-    out: Path = Path("runs/bench")
+    batches: Annotated[tuple[int, ...], shown("N [N ...]", default="1 4 8; on a CPU 1")] = ()
+    """Frames at once."""
+    rounds: Annotated[int | None, shown("N", default="30; on a CPU 3")] = None
+    """How often everything is measured in turn."""
+    device: Annotated[str, shown("NAME", default="the best there is")] = "auto"
+    """cpu, cuda, cuda:1 or mps."""
+    out: Annotated[Path, arg(metavar="DIR")] = Path("runs/bench")
     """Receives bench.json and bench.md."""
+    turbo: OmitArgPrefixes[TurboWeights] = field(default_factory=TurboWeights)
 
     def __post_init__(self) -> None:
         least = min(self.size, *self.batches, 1 if self.rounds is None else self.rounds)
@@ -69,7 +83,7 @@ class BenchConfig:
         known = {rung.name: None for model in self.models for rung in LADDERS[model]}
         if wrong := set(self.rungs) - set(known):
             raise InputError(f"rungs are {', '.join(known)}, got {min(wrong)!r}")
-        if "turbo" in self.models and not (self.checkpoint or self.random_weights or self.tiny):
+        if "turbo" in self.models and not self.turbo.are_named:
             raise InputError("turbo needs --checkpoint, or --random-weights to measure its speed")
 
 
@@ -87,19 +101,21 @@ class _Point:
     peak: int
     """Bytes of memory."""
     first: Tensor
-    """What the first call gave."""
+    """Result of the first call."""
     seconds: list[float] = field(default_factory=list)
     same: list[bool] = field(default_factory=list)
     """Whether each call gave the bytes of the first."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`splatmend bench ...`; errors are the caller's to report."""
-    bench(tyro.cli(BenchConfig, args=arguments, prog="splatmend bench", description=__doc__))
+    """Run `splatmend bench ...`; the caller reports errors."""
+    bench(parse(BenchConfig, arguments, prog="splatmend bench", description=__doc__ or ""))
 
 
 def bench(config: BenchConfig) -> dict[str, Any]:
-    """Measure, print the table, write the report; returns what bench.json holds."""
+    """Measure, print the table, write the report; return the content of bench.json."""
+    if "turbo" in config.models:
+        need("turbo", "diffusers")
     device = pick_device(config.device)
     on_cpu = device.type == "cpu"
     rounds = config.rounds or (3 if on_cpu else 30)
@@ -114,7 +130,9 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     report = {
         "machine": _machine(device),
         "size": config.size,
-        "turbo_weights": str(config.checkpoint or ("tiny" if config.tiny else "random")),
+        "turbo_weights": str(
+            config.turbo.checkpoint or ("tiny" if config.turbo.tiny else "random")
+        ),
         "rounds": rounds,
         "memory": "peak of the device" if device.type == "cuda" else "peak of the whole process",
         "matrix_product_tflops": {_short(dtype): rate / 1e12 for dtype, rate in floor.items()},
@@ -129,7 +147,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
 
 
 def count_flops(network: nn.Module, batch: int, size: int) -> int:
-    """Floating-point operations (two for a multiply-add) of a call, without computing anything."""
+    """Count floating-point operations (two for a multiply-add) of a call, without computing."""
     tensors = chain(network.named_parameters(), network.named_buffers())
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     dtype = next(network.parameters()).dtype
@@ -143,7 +161,7 @@ def _prepare(
     model: str, rung: Rung, config: BenchConfig, batches: Sequence[int], device: torch.device
 ) -> Iterator[_Point]:
     _say(f"{model}, {rung.name}: preparing")
-    source = TurboSource(config.checkpoint, config.base, tiny=config.tiny)
+    source = TurboSource(config.turbo.checkpoint, config.turbo.base, tiny=config.turbo.tiny)
     try:
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -165,7 +183,7 @@ def _prepare(
 def _warm_up(
     call: Callable[[], Tensor], network: nn.Module, device: torch.device
 ) -> tuple[int, Tensor]:
-    """Compile, choose kernels; returns bytes at the worst moment and what the call gives."""
+    """Compile, choose kernels; return the peak memory in bytes and the result of the call."""
     if device.type != "cuda":
         first = call()
         return _resident(), first
@@ -179,7 +197,7 @@ def _warm_up(
 
 
 def _resident() -> int:
-    """The most memory that this process has had so far; 0 where nobody tells."""
+    """Return the peak memory of this process in bytes; 0 where the system does not tell it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -191,7 +209,7 @@ def _resident() -> int:
 def _measure(
     points: Sequence[_Point], rounds: int, device: torch.device
 ) -> dict[torch.dtype, float]:
-    """Fill in every point's seconds, in turns; returns what matrix products reach, in FLOP/s."""
+    """Fill in every point's seconds, in turns; return the rate of matrix products, in FLOP/s."""
     side = 1024 if device.type == "cpu" else 8192
     dtypes = dict.fromkeys([torch.bfloat16, *(point.dtype for point in points)])
     products: dict[torch.dtype, tuple[Callable[[], Tensor], list[float]]] = {}
@@ -225,7 +243,7 @@ def _wait(device: torch.device) -> None:
 def _row(
     point: _Point, points: Sequence[_Point], floor: dict[torch.dtype, float]
 ) -> dict[str, Any]:
-    """Figures of one point; `of_*` are shares of the matrix product of that precision."""
+    """Collect the figures of a point; `of_*` are shares of the matrix product of that precision."""
     typical = median(point.seconds)
     rate = point.flops / typical
     first = next(p for p in points if (p.model, p.batch) == (point.model, point.batch))

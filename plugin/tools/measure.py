@@ -1,31 +1,32 @@
-"""`splatmend measure`: how steady clips are, in one table.
+"""`splatmend measure`: measure how steady clips are, in one table.
 
 splatmend measure per_frame.mp4 temporal.mp4 --input shot.mp4
+
 splatmend measure before=a.mp4 after=b/ --reference whole/ --seams 256 512
 
 Everything is measured against the reference where there is one, else against the input,
-whose motion all clips share. Writes measures.json, measures.md and, with matplotlib
-(pip install 'splatmend[plot]'), measures.png.
+whose motion all clips share. Writes measures.json and measures.md. With matplotlib, an
+extra (pip install 'splatmend[plot]'), it also writes measures.png.
 """
 
 import json
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import cv2
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from splatmend.core import Frame, InputError, ModelError, to_tensor
+from splatmend.core.command_line import OmitArgPrefixes, Positional, arg, parse, shown
 from splatmend.core.perceptual.lpips import Lpips, load_lpips
 from splatmend.plugin.tools.measure_report import draw_plot, markdown_table
 from splatmend.plugin.video.reader import ClipReader
@@ -38,40 +39,48 @@ __all__ = ["MeasureConfig", "main", "measure"]
 
 
 @dataclass(frozen=True)
-class MeasureConfig:
-    """What to measure, and against what."""
+class Measures:
+    """The measures, and the models behind them."""
 
-    outputs: tyro.conf.Positional[tuple[str, ...]]
-    """Clips as restore-video takes them (video, folder, shot_%04d.png); "name=clip" names one."""
-    reference: Path | None = None
-    """What they should look like."""
-    input: Path | None = None
-    """What they were made from; measured beside them."""
-    out: Path = Path("runs/measure")
-    """Receives measures.json, measures.md and measures.png."""
-    start: float = 0.0
-    """Seconds of all clips to leave out."""
-    duration: float | None = None
-    """Seconds to measure."""
-    crop: tuple[int, int, int, int] | None = None
-    """Left, top, right and bottom of what is measured, pixels: plain ground dilutes every mean."""
-    motion: Path | None = None
-    """Folder of 0001.npz, ... with the exact motion of the reference (or input), as `splatmend
-    render --planes` writes them; without it motion is estimated."""
-    flow: str = "dis"
-    """What estimates motion: dis, dis-fast, or raft:FILE with torchvision's weights."""
-    strides: tuple[int, ...] = (1, 2, 5, 10)
+    flow: Annotated[str, arg(metavar="NAME")] = "dis"
+    """The estimator of motion: dis, dis-fast, or raft:FILE with torchvision's weights."""
+    strides: Annotated[tuple[int, ...], arg(metavar="N [N ...]")] = (1, 2, 5, 10)
     """Frames between the pictures that tLPIPS and tOF compare."""
-    seams: tuple[int, ...] = ()
+    seams: Annotated[tuple[int, ...], shown("N [N ...]")] = ()
     """Frames, counted from 0, with which a new segment began: where a run was resumed."""
     lpips: bool = True
     """LPIPS and tLPIPS (AlexNet)."""
-    lpips_weights: Path | None = None
+    lpips_weights: Annotated[Path | None, shown("DIR")] = None
     """Folder with the LPIPS backbones; without it they are downloaded."""
     faces: bool = True
-    """Identity and landmarks; needs dlib-bin and face-recognition-models."""
-    device: str = "cpu"
-    """Where LPIPS and RAFT are computed."""
+    """Identity and landmarks (pip install 'splatmend[faces]')."""
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """The clips to measure and the clip to compare them with."""
+
+    outputs: Annotated[Positional[tuple[str, ...]], arg(metavar="CLIP [CLIP ...]")]
+    """Clips as restore-video takes them (video, folder, shot_%04d.png); "name=clip" names one."""
+    reference: Annotated[Path | None, shown("CLIP")] = None
+    """The truth: a clip as they should look."""
+    input: Annotated[Path | None, shown("CLIP")] = None
+    """The clip they were made from; measured beside them."""
+    out: Annotated[Path, arg(metavar="DIR")] = Path("runs/measure")
+    """Receives measures.json, measures.md and measures.png."""
+    start: Annotated[float, arg(metavar="S")] = 0.0
+    """Seconds of all clips to leave out."""
+    duration: Annotated[float | None, shown("S", default="all the rest")] = None
+    """Seconds to measure."""
+    crop: Annotated[
+        tuple[int, int, int, int] | None, shown("LEFT TOP RIGHT BOTTOM", default="the frame")
+    ] = None
+    """Part that is measured, in pixels: plain ground dilutes every mean."""
+    motion: Annotated[Path | None, shown("DIR")] = None
+    """Folder with the exact motion, as `splatmend render --planes` writes it; else estimated."""
+    device: Annotated[str, arg(metavar="NAME")] = "cpu"
+    """Device for LPIPS and RAFT."""
+    measures: OmitArgPrefixes[Measures] = field(default_factory=Measures)
 
     def __post_init__(self) -> None:
         if not self.outputs:
@@ -83,8 +92,8 @@ class MeasureConfig:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`splatmend measure ...`; errors are the caller's to report."""
-    config = tyro.cli(MeasureConfig, args=arguments, prog="splatmend measure", description=__doc__)
+    """Run `splatmend measure ...`; the caller reports errors."""
+    config = parse(MeasureConfig, arguments, prog="splatmend measure", description=__doc__ or "")
     measure(config)
 
 
@@ -99,17 +108,17 @@ def measure(config: MeasureConfig) -> dict[str, ClipMeasures]:
     guide = next((name for name in ("reference", "input") if name in clips), None)
     meter = TemporalMeasures(
         list(clips),
-        flow=load_flow(config.flow, device=config.device),
+        flow=load_flow(config.measures.flow, device=config.device),
         guide=guide,
         truth=guide == "reference",
-        options=MeasureOptions(strides=config.strides, seams=config.seams),
+        options=MeasureOptions(strides=config.measures.strides, seams=config.measures.seams),
         perceptual=_lpips(config),
         faces=_faces(config),
     )
     frames = _feed(meter, clips, config)
     measures = meter.result()
     config.out.mkdir(parents=True, exist_ok=True)
-    table = markdown_table(measures, strides=config.strides, guide=guide)
+    table = markdown_table(measures, strides=config.measures.strides, guide=guide)
     report = {
         "frames": frames,
         "guide": guide,
@@ -119,7 +128,7 @@ def measure(config: MeasureConfig) -> dict[str, ClipMeasures]:
     (config.out / "measures.json").write_text(json.dumps(report, indent=1) + "\n")
     (config.out / "measures.md").write_text(table)
     try:
-        plot = draw_plot(measures, guide=guide, seams=config.seams)
+        plot = draw_plot(measures, guide=guide, seams=config.measures.seams)
         cv2.imwrite(str(config.out / "measures.png"), plot[..., ::-1])
     except ModuleNotFoundError as error:
         _say(f"the plot is left out: {error.name} is not installed (pip install 'splatmend[plot]')")
@@ -128,7 +137,7 @@ def measure(config: MeasureConfig) -> dict[str, ClipMeasures]:
 
 
 def _named(config: MeasureConfig) -> dict[str, Path]:
-    """The clips by the name of their column: input, outputs, reference."""
+    """Collect the clips by the name of their column: input, outputs, reference."""
     clips: dict[str, Path] = {}
     if config.input is not None:
         clips["input"] = config.input
@@ -145,10 +154,10 @@ def _named(config: MeasureConfig) -> dict[str, Path]:
 
 
 def _lpips(config: MeasureConfig) -> Lpips | None:
-    if not config.lpips:
+    if not config.measures.lpips:
         return None
     try:
-        return load_lpips("alex", config.lpips_weights, config.device)
+        return load_lpips("alex", config.measures.lpips_weights, config.device)
     except ModuleNotFoundError as error:
         _say(f"LPIPS is left out: {error.name} is not installed (pip install 'splatmend[train]')")
     except OSError as error:  # no network
@@ -157,7 +166,7 @@ def _lpips(config: MeasureConfig) -> Lpips | None:
 
 
 def _faces(config: MeasureConfig) -> DlibFaces | None:
-    if not config.faces:
+    if not config.measures.faces:
         return None
     try:
         return DlibFaces()
@@ -167,7 +176,7 @@ def _faces(config: MeasureConfig) -> DlibFaces | None:
 
 
 def _feed(meter: TemporalMeasures, clips: Mapping[str, Path], config: MeasureConfig) -> int:
-    """Every frame that all clips have into the meter; returns how many there were."""
+    """Feed every frame that all clips have into the meter; return their number."""
     motions = _motions(config)
     count = 0
     with ExitStack() as stack:
@@ -198,7 +207,7 @@ def _feed(meter: TemporalMeasures, clips: Mapping[str, Path], config: MeasureCon
 
 
 def _pictures(path: Path, config: MeasureConfig) -> Generator[Tensor, None, None]:
-    """The frames of a clip on white, (3, h, w) in [0, 1]."""
+    """Read the frames of a clip on white, (3, h, w) in [0, 1]."""
     duration = None if config.duration is None else Fraction(config.duration)
     reader = ClipReader(open_clip(path), start=Fraction(config.start), duration=duration)
     area: Any = np.s_[:]
@@ -224,7 +233,7 @@ def _on_white(frame: Frame, area: Any) -> Tensor:
 
 
 def _motions(config: MeasureConfig) -> Iterator[Tensor]:
-    """The exact motion of the guide from its second frame on, (2, h, w) in pixels."""
+    """Read the exact motion of the guide from its second frame on, (2, h, w) in pixels."""
     if config.motion is None:
         return
     files = sorted(config.motion.glob("*.npz"))

@@ -1,7 +1,8 @@
 """Video files in, restored video files out: decode, restore, encode, mux.
 
-`restore` runs the whole way. `source`, `reader` and `yuv` decode; `encoding`, `segments`,
-`copied_streams` and `mux` write. `reference_options` reads references, `comparison` shows both.
+`restore` runs all steps. `source`, `reader` and `yuv` decode; `encoding`, `segments`,
+`copied_streams` and `mux` write. `reference_options` reads references. `comparison` shows input
+and result together.
 """
 
 from splatmend.plugin.video.comparison import CompareMode, compare

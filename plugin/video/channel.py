@@ -1,4 +1,4 @@
-"""A bounded queue between two threads whose ends learn of each other's failure."""
+"""A bounded queue between two threads that passes on the failure of either."""
 
 import threading
 from collections import deque
@@ -13,9 +13,8 @@ _T = TypeVar("_T")
 class Channel(Generic[_T]):
     """Hands items from one producing thread to one consuming thread, `capacity` at most.
 
-    The producer calls `feed`; the consumer iterates. An error on the producer's side
-    is raised in the consumer after the items before it; `stop` makes the producer
-    end quietly.
+    The producer calls `feed`; the consumer iterates. The consumer raises an error of the producer
+    after the items before it. `stop` makes the producer end without an error.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -28,11 +27,11 @@ class Channel(Generic[_T]):
 
     @property
     def stopped(self) -> bool:
-        """Whether one end has given up; a channel that was only closed has not."""
+        """Return whether `stop` was called; `close` alone does not count."""
         return self._stopped
 
     def feed(self, items: Iterable[_T]) -> None:
-        """Hand over all items, then close; an error is left to the consumer."""
+        """Hand over all items, then close; the consumer gets any error."""
         try:
             for item in items:
                 if not self.put(item):
@@ -43,7 +42,7 @@ class Channel(Generic[_T]):
             self.close()
 
     def put(self, item: _T) -> bool:
-        """Wait for room and hand over one item; False when the consumer has stopped."""
+        """Wait for room and hand over one item; return False if the consumer has stopped."""
         with self._change:
             self._change.wait_for(lambda: self._stopped or len(self._items) < self._capacity)
             if self._stopped:
@@ -53,14 +52,14 @@ class Channel(Generic[_T]):
             return True
 
     def close(self, error: BaseException | None = None) -> None:
-        """No more items; the consumer ends, or raises `error`."""
+        """Announce the end of the items; the consumer ends, or raises `error`."""
         with self._change:
             self._closed = True
             self._error = self._error or error
             self._change.notify_all()
 
     def stop(self) -> None:
-        """The consumer wants no more; items that wait are dropped."""
+        """Refuse further items, and drop waiting ones; the consumer calls it."""
         with self._change:
             self._stopped = True
             self._items.clear()

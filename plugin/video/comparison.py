@@ -1,4 +1,4 @@
-"""Input and result in one picture, to look at what a restorer did."""
+"""Input and result in one picture, for comparison."""
 
 from typing import Literal
 
@@ -14,16 +14,16 @@ CompareMode = Literal["side", "wipe"]
 
 
 def compared_size(size: tuple[int, int], mode: CompareMode | None) -> tuple[int, int]:
-    """(height, width) of the pictures that `compare` returns for frames of `size`."""
+    """Return (height, width) of the results of `compare` for frames of `size`."""
     return (size[0], 2 * size[1]) if mode == "side" else size
 
 
 def compare(before: Frame, after: Frame, mode: CompareMode) -> Frame:
     """Put two frames of one size and dtype into one picture.
 
-    "side" sets `before` left of `after` and doubles the width. "wipe" shows the left
-    half of `before` and the right half of `after`, parted by a white line 1/400 of the
-    width; the line is opaque. Other planes than colour and alpha are dropped.
+    "side" sets `before` left of `after` and doubles the width. "wipe" shows the left half of
+    `before` and the right half of `after`, with an opaque white line of 1/400 of the width
+    between them. Planes other than colour and alpha are dropped.
 
     Raises:
         InputError: the frames differ in size, dtype or alpha.
@@ -61,8 +61,8 @@ def compare(before: Frame, after: Frame, mode: CompareMode) -> Frame:
 def inset(frame: Frame, picture: NDArray[np.uint8]) -> Frame:
     """Show a picture (h, w, 3) in the lower left corner of a frame, a quarter as large.
 
-    It is opaque, and a white line parts it from the frame. Other planes than colour and alpha are
-    dropped.
+    The picture is opaque, with a white line between it and the frame. Planes other than colour and
+    alpha are dropped.
     """
     height, width = frame.size
     share = min(height / picture.shape[0], width / picture.shape[1]) / 4

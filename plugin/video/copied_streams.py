@@ -1,4 +1,4 @@
-"""The streams beside the restored one: what a container takes of them, and their packets."""
+"""The streams beside the restored one: the choice for a container, and their packets."""
 
 from __future__ import annotations  # PyAV's Packet is generic in its stub only
 
@@ -26,42 +26,42 @@ __all__ = [
     "sort_streams",
 ]
 
-# true of the old packets only, or written anew by the muxer
+# keys about the old packets only, or that the muxer writes anew
 _STALE_KEYS = ("alpha_mode", "encoder", "BPS", "DURATION", "NUMBER_OF_FRAMES", "NUMBER_OF_BYTES")
 _INTERLEAVE_SECONDS = 10  # packets of one file lie closer together than this
 
 
 @dataclass(frozen=True)
 class Window:
-    """The part of the source that is kept, in seconds of the source's own clock."""
+    """The part of the source to keep, in seconds of the source's own clock."""
 
     origin: Fraction
-    """What becomes time 0; other streams' packets before it are left out if `trimmed`."""
+    """Source time that becomes time 0; `trimmed` leaves out other streams' packets before it."""
     end: Fraction | None
-    """Packets that start here or later are left out."""
+    """End of the part; packets that start here or later are left out."""
     trimmed: bool
 
     def holds(self, time: Fraction) -> bool:
-        """Whether a packet that starts at `time` is kept."""
+        """Return whether a packet that starts at `time` is kept."""
         early = self.trimmed and time < self.origin
         return not early and (self.end is None or time < self.end)
 
 
 @dataclass(frozen=True)
 class OtherStreams:
-    """What becomes of the streams beside the restored one."""
+    """The streams beside the restored one, by treatment."""
 
     copied: tuple[Stream, ...] = ()
     covers: tuple[Stream, ...] = ()
     """Pictures that become attachments."""
     warnings: tuple[str, ...] = ()
-    """What the container cannot hold, one line each."""
+    """Streams that the container cannot hold, one line each."""
 
 
 def sort_streams(
     source: InputContainer, restored: Stream, container: str, suffix: str
 ) -> OtherStreams:
-    """Find out what a container of the kind `container` takes of a source."""
+    """Sort the streams of a source by whether a container can hold them."""
     copied, covers, warnings = [], [], []
     for stream in source.streams:
         if stream.index == restored.index or _is_rewritten(stream, restored):
@@ -76,17 +76,17 @@ def sort_streams(
 
 
 def _is_rewritten(stream: Stream, restored: Stream) -> bool:
-    """Whether the stream only says what the muxer writes from elsewhere.
+    """Return whether the muxer writes the stream's content from another source.
 
-    That is the text track behind mp4's chapters, which its demuxer discards, and a
-    timecode track, which the muxer makes from the video's metadata.
+    True for the text track behind mp4's chapters, which its demuxer discards, and for a timecode
+    track, which the muxer makes from the video's metadata.
     """
     timecode = stream.type == "data" and "timecode" in stream.metadata
     return stream.discard == Discard.all or (timecode and "timecode" in restored.metadata)
 
 
 def _holds(container: str, stream: Stream) -> bool:
-    """Whether the muxer takes the stream: asked of a muxer that writes into memory."""
+    """Return whether the muxer takes the stream: tries one that writes into memory."""
     try:
         with av.open(io.BytesIO(), "w", format=container) as trial:
             add_copy(trial, stream)
@@ -120,7 +120,7 @@ def _is_cover(stream: Stream) -> bool:
 
 
 def add_cover(output: OutputContainer, clip: Clip, cover: Stream) -> None:
-    """Attach a cover picture, which is how Matroska keeps what mp4 has as a stream."""
+    """Attach a cover picture: an attachment in Matroska, a stream in mp4."""
     kind = {"mjpeg": "jpeg"}.get(cover.codec_context.name, cover.codec_context.name)
     name = cover.metadata.get("filename", f"cover.{kind}")
     with open_container(clip.source) as source:
@@ -131,13 +131,13 @@ def add_cover(output: OutputContainer, clip: Clip, cover: Stream) -> None:
 
 
 def kept_metadata(stream: Stream) -> dict[str, str]:
-    """A stream's metadata without what is true of its old packets only."""
+    """Return a stream's metadata without keys about its old packets."""
     keys = [k for k in stream.metadata if not k.startswith(("_STATISTICS", *_STALE_KEYS))]
     return {k: stream.metadata[k] for k in keys}
 
 
 def kept_chapters(source: InputContainer, window: Window) -> list[Any]:
-    """The source's chapters, cut to the window and counted from its start."""
+    """Return the source's chapters, cut to the window and counted from its start."""
     kept: list[Any] = []
     for chapter in source.chapters():
         tick = chapter["time_base"]
@@ -157,7 +157,7 @@ def kept_chapters(source: InputContainer, window: Window) -> list[Any]:
 def copied_packets(
     source: InputContainer, others: Sequence[Stream], copies: dict[int, Stream], window: Window
 ) -> Iterator[Packet[Any]]:
-    """The packets of the other streams, cut to the window, for as far as they can be read."""
+    """Yield the readable packets of the other streams, cut to the window."""
     if not others:
         return
     for stream in source.streams:
@@ -180,14 +180,14 @@ def copied_packets(
 
 
 def _readable(source: InputContainer, streams: Sequence[Stream]) -> Iterator[Packet[Any]]:
-    """Packets past those that cannot be read."""
+    """Yield packets, past unreadable ones."""
 
     def failed(_last: bool) -> None:
-        """Say nothing: the reader of the video meets the same errors and reports them."""
+        """Do nothing: the reader of the video meets the same errors and reports them."""
 
     for packet in demux_past_errors(source, streams, failed):
-        # demux ends with one empty packet for each stream; and the mp4 muxer itself
-        # writes the empty texts that end each subtitle
+        # demux ends with one empty packet for each stream; the mp4 muxer itself writes the empty
+        # texts that end each subtitle
         text = packet.stream.codec_context and packet.stream.codec_context.name == "mov_text"
         if (packet.size or packet.pts is not None) and not (text and packet.size == 2):
             yield packet

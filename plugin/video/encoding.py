@@ -1,4 +1,4 @@
-"""How the result is written: container, encoder, pixel format and options, chosen once.
+"""The choice of container, encoder, pixel format and options for the result.
 
 target            8-bit         more bits            with alpha
 .mp4 .m4v         H.264         HEVC                 refused, unless alpha may be dropped
@@ -43,7 +43,7 @@ PICTURE_ENCODERS = {
     ".tiff": "tiff",
     ".webp": "libwebp",
 }
-# (8-bit, deeper, alpha); None: the container has no way to hold it
+# (8-bit, deeper, alpha); None: the container cannot hold it
 _DEFAULTS: dict[str, tuple[str, str, str | None]] = {
     "mp4": ("libx264", "libx265", None),
     "mov": ("libx264", "libx265", "prores_ks"),
@@ -78,24 +78,24 @@ _OPTIONS = {
     "libsvtav1": {"preset": "7"},
     "libvpx": {"deadline": "good", "cpu-used": "2", "b": "0"},
     "libvpx-vp9": {"deadline": "good", "cpu-used": "3", "row-mt": "1"},
-    # without it x264's code for AVX-512 gives other bytes from run to run (seen with core 165),
-    # and a resumed video would differ from one made in one go
+    # without it x264's code for AVX-512 gives other bytes in each run (seen with core 165), and a
+    # resumed video would differ from an uninterrupted one
     "libx264": {"preset": "medium", "x264-params": "cpu-independent=1"},
-    # x265 prints past FFmpeg's log
+    # x265 does not print through FFmpeg's log
     "libx265": {"preset": "medium", "x265-params": "log-level=none"},
     "prores_ks": {"profile": "4444", "alpha_bits": "16", "vendor": "apl0"},
     "av1_nvenc": {"preset": "p5", "rc": "vbr"},
     "h264_nvenc": {"preset": "p5", "rc": "vbr"},
     "hevc_nvenc": {"preset": "p5", "rc": "vbr"},
 }
-# deep pixels vary with its threads too (3 to 15 of 100 encodes), whatever its code
+# deep pixels also vary with x264's threads (3 to 15 of 100 encodes)
 _DEEP_OPTIONS = {"libx264": {"threads": "1"}}
 _NEEDS_EVEN = frozenset({"libx264", "libx265"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingOptions:
-    """What the user may decide; None leaves the choice to `plan_encoding`."""
+    """The user's choices; None leaves the choice to `plan_encoding`."""
 
     codec: str | None = None
     """An encoder's name (libx264, h264_nvenc) or a codec's (h264, hevc, vp9, av1, prores)."""
@@ -104,15 +104,15 @@ class EncodingOptions:
     pix_fmt: str | None = None
     """FFmpeg's name of a pixel format, such as yuv420p10le."""
     drop_alpha: bool = False
-    """Lay frames with alpha on white where the target cannot hold alpha."""
+    """Lay frames with alpha on white if the target cannot hold alpha."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """One choice of everything an encoder must know; equal choices give equal packets."""
+    """All settings of an encoder; equal settings give equal packets."""
 
     container: str | None
-    """FFmpeg's muxer; None for pictures, each packet of which is a file."""
+    """FFmpeg's muxer; None for pictures, whose packets are files."""
     encoder: str
     pix_fmt: str
     options: tuple[tuple[str, str], ...]
@@ -123,11 +123,11 @@ class Encoding:
     sample_aspect_ratio: Fraction | None
     keyframe_distance: int
     notes: tuple[str, ...] = ()
-    """What this choice cannot keep, one line each."""
+    """Losses of this choice, one line each."""
 
     @property
     def alpha(self) -> bool:
-        """Whether the alpha plane is written."""
+        """Return whether the alpha plane is written."""
         return has_alpha(self.pix_fmt)
 
     def configure(self, context: VideoCodecContext) -> None:
@@ -153,10 +153,10 @@ class Encoding:
         """Open an encoder for one segment.
 
         Raises:
-            VideoOutputError: it cannot be opened so; the message names those that can.
+            VideoOutputError: it cannot be opened with these settings; the message names others.
         """
         if self.encoder == "libsvtav1":
-            # it logs past FFmpeg and listens to nothing but this; 1 leaves its errors
+            # it does not log through FFmpeg and obeys only this; 1 keeps its errors
             os.environ.setdefault("SVT_LOG", "1")
         context = cast(VideoCodecContext, CodecContext.create(self.encoder, "w"))
         self.configure(context)
@@ -167,7 +167,7 @@ class Encoding:
             raise VideoOutputError(
                 f"the encoder {self.encoder} cannot be opened for {self.pix_fmt} at "
                 f"{self.size[1]}x{self.size[0]} ({reason}): "
-                f"{_what_works(self.container)}"
+                f"{_working(self.container)}"
             ) from error
         return context
 
@@ -180,11 +180,11 @@ def plan_encoding(
     size: tuple[int, int],
     keyframe_distance: int,
 ) -> Encoding:
-    """Choose how `clip` is written to `target`; `size` is (height, width) of what is written.
+    """Choose the encoding of `clip` in `target`; `size` is the output's (height, width).
 
     Raises:
-        VideoOutputError: unknown extension or encoder, or a target that cannot hold alpha.
-        InputError: an option that does not fit the encoder.
+        VideoOutputError: the extension or encoder is unknown, or the target cannot hold alpha.
+        InputError: an option does not fit the encoder.
     """
     container, pictures = _kind_of(target)
     alpha, notes = clip.alpha and not options.drop_alpha, list(clip.notes)
@@ -203,7 +203,7 @@ def plan_encoding(
     source = VideoFormat(clip.pix_fmt)
     tags = clip.tags.for_pixels(pix_fmt, from_rgb=source.is_rgb or source.has_palette)
     if encoder in ("mjpeg", "libwebp") and not VideoFormat(pix_fmt).is_rgb:
-        # readers of these files assume BT.601, whatever a tag would say
+        # readers of these files assume BT.601 and ignore a tag
         tags = ColorTags(5, 2 if encoder == "mjpeg" else 1, tags.color_primaries, tags.color_trc)
     return Encoding(
         container=container,
@@ -221,7 +221,7 @@ def plan_encoding(
 
 
 def _kind_of(target: Path) -> tuple[str | None, str | None]:
-    """(muxer, None) for a video, (None, encoder) for pictures and folders of them."""
+    """Return (muxer, None) for a video, (None, encoder) for pictures and folders of them."""
     suffix = target.suffix.lower()
     if target.is_dir() or not suffix:
         return None, "png"
@@ -258,13 +258,13 @@ def _check_encoder(encoder: str, container: str | None, target: Path) -> None:
         known = Codec(encoder, "w")
     except ValueError as error:
         raise VideoOutputError(
-            f"this FFmpeg has no encoder {encoder!r}: {_what_works(container)}"
+            f"this FFmpeg has no encoder {encoder!r}: {_working(container)}"
         ) from error
     if known.type != "video":
-        raise VideoOutputError(f"{encoder!r} is no video encoder: {_what_works(container)}")
+        raise VideoOutputError(f"{encoder!r} is not a video encoder: {_working(container)}")
     if container and not _fits(encoder, container):
         raise VideoOutputError(
-            f"{target.suffix} cannot hold what {encoder} writes: {_what_works(container)}"
+            f"{target.suffix} cannot hold the output of {encoder}: {_working(container)}"
         )
 
 
@@ -277,8 +277,8 @@ def _fits(encoder: str, container: str) -> bool:
     return True
 
 
-def _what_works(container: str | None) -> str:
-    """The encoders that open on this machine, as the end of a message."""
+def _working(container: str | None) -> str:
+    """List the encoders that open on this machine, as the end of a message."""
     working = []
     for name in sorted({*_QUALITY, "ffv1", "prores_ks"}):
         try:
@@ -309,15 +309,15 @@ def _options_for(encoder: str, pix_fmt: str, crf: int | None) -> tuple[tuple[str
 
 
 def _formats_of(encoder: str) -> list[str]:
-    """Pixel formats of an encoder that live in main memory."""
+    """Return the pixel formats of an encoder that live in main memory."""
     known = Codec(encoder, "w").video_formats or []
     return [f.name for f in known if f.components]
 
 
 def _pick_pix_fmt(clip: Clip, encoder: str, alpha: bool, size: tuple[int, int]) -> str:
-    """The source's own format where the encoder has it, else what loses least.
+    """Return the source's own format if the encoder has it, else the one that loses least.
 
-    RGB goes to subsampled YUV for the delivery codecs: few players show H.264 in 4:4:4.
+    RGB becomes subsampled YUV for the delivery codecs, because few players show H.264 in 4:4:4.
     """
     known = [
         f
@@ -334,7 +334,7 @@ def _pick_pix_fmt(clip: Clip, encoder: str, alpha: bool, size: tuple[int, int]) 
     if encoder == "mjpeg" and not wanted.startswith("yuvj"):
         wanted = "yuvj420p"
     if encoder in ("libvpx", "libvpx-vp9") and alpha:
-        return "yuva420p"  # it lists 4:4:4 with alpha, but does not open with it
+        return "yuva420p"  # the encoder lists 4:4:4 with alpha, but does not open with it
     if encoder in _NEEDS_EVEN and (size[0] % 2 or size[1] % 2):
         wanted = "yuv444p10le" if clip.deep else "yuv444p"
     if wanted in known or not known:

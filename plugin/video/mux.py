@@ -1,9 +1,8 @@
-"""Segments and the source's other streams into one file, under its final name once whole.
+"""Joins segments and the source's other streams into one file, which gets its final name last.
 
-Presentation times are the source's, in its own time base where the container can hold
-it: mp4 and mov can (the track's time scale is set to it, or to its denominator where a
-tick is several units); Matroska and WebM count milliseconds, so times there are the
-nearest millisecond. Other streams' packets are copied byte for byte.
+Presentation times are the source's. In mp4 and mov they keep the source's time base: the track's
+time scale is its denominator. Matroska and WebM count milliseconds, so times there are rounded to
+one. Other streams' packets are copied byte for byte.
 """
 
 from __future__ import annotations  # PyAV's Packet is generic in its stub only
@@ -47,13 +46,13 @@ from splatmend.plugin.video.source import Clip, fill_number, open_clip, open_con
 
 __all__ = ["write_pictures", "write_video"]
 
-# what the mp4 family has boxes of its own for; other keys need the mdta form
+# keys with their own boxes in the mp4 family; other keys need the mdta form
 _MP4_KEYS = frozenset(
     {"album", "album_artist", "artist", "comment", "compilation", "composer", "copyright"}
     | {"creation_time", "date", "description", "disc", "episode_id", "genre", "grouping"}
     | {"lyrics", "network", "show", "synopsis", "title", "track"}
 )
-# about the old file, not about what is in it; each muxer writes its own
+# keys about the old file and not about its content; each muxer writes its own
 _MUXER_KEYS = frozenset({"compatible_brands", "encoder", "major_brand", "minor_version"})
 
 
@@ -62,10 +61,10 @@ def write_video(
 ) -> list[str]:
     """Mux the segments in `folder` into `target`; `last` is the last frame's duration in ticks.
 
-    Returns what could not be carried over, one line each.
+    Returns a warning for each loss, one line each.
 
     Raises:
-        VideoOutputError: the file cannot be written; `target` is as it was.
+        VideoOutputError: the file cannot be written; `target` is unchanged.
     """
     draft = folder.path / f"whole{target.suffix}"
     try:
@@ -79,7 +78,7 @@ def write_video(
             warnings += _not_carried(clip, encoding, draft)
             draft.replace(target)
     finally:
-        draft.unlink(missing_ok=True)  # the segments are enough to make it again
+        draft.unlink(missing_ok=True)  # the segments suffice to make it again
     return warnings
 
 
@@ -102,7 +101,7 @@ def write_pictures(clip: Clip, folder: WorkFolder, target: Path) -> int:
         for packet in _packets(folder):
             assert packet.pts is not None
             size += packet.size
-            # sequences keep their numbers, also past pictures that could not be read
+            # sequences keep their numbers, also after unreadable pictures
             step = packet.pts if clip.kind == "sequence" else len(names)
             names.append(fill_number(name, clip.first_number + step) if numbered else name)
             (drafts / names[-1]).write_bytes(bytes(packet))
@@ -153,7 +152,7 @@ def _mux(
 
 
 def _write(output: OutputContainer, packets: Iterator[Packet[Any]], video: VideoStream) -> int:
-    """Write packets; returns how many of other streams the muxer refused as damaged."""
+    """Write packets; return the number of other streams' packets refused as damaged."""
     refused = 0
     for packet in packets:
         try:
@@ -171,8 +170,8 @@ def _muxer_options(
     if encoding.container not in ("mp4", "mov"):
         return {}
     ticks = encoding.time_base.denominator
-    # edit lists count in the movie's time scale: with the default of 1000 a start that is
-    # no whole millisecond would shift the video against the sound
+    # edit lists count in the movie's time scale: with the default of 1000, a start between two
+    # milliseconds would shift the video against the sound
     movie = math.lcm(ticks, *(s.time_base.denominator for s in others if s.time_base))
     options = {
         "video_track_timescale": str(ticks),
@@ -186,10 +185,10 @@ def _muxer_options(
 def _add_video(
     output: OutputContainer, clip: Clip, encoding: Encoding, source: InputContainer | None
 ) -> VideoStream:
-    """The stream for the segments' packets.
+    """Add the stream for the segments' packets.
 
-    It has an encoder that is opened like those of the segments and never fed: so the
-    muxer gets the same headers, colour tags and aspect ratio from it.
+    Its encoder is opened like those of the segments and gets no frames. So the muxer takes the same
+    headers, colour tags and aspect ratio from it.
     """
     stream = output.add_stream(encoding.encoder, encoding.rate)
     assert isinstance(stream, VideoStream)
@@ -216,12 +215,12 @@ def _check_headers(video: VideoStream, folder: WorkFolder) -> None:
 def _timed(
     folder: WorkFolder, time_base: Fraction, last: int, video: VideoStream
 ) -> Iterator[Packet[Any]]:
-    """The segments' packets with decoding times and durations.
+    """Yield the segments' packets with decoding times and durations.
 
-    An encoder knows only its own segment, so its decoding times may run into the
-    segment before. Here they are the sorted presentation times of the whole stream,
-    delayed by the deepest reordering: rising in every step, never after the
-    presentation, and the presentation times stay untouched.
+    An encoder knows only its own segment, so its decoding times may overlap the segment before.
+    Here they are the sorted presentation times of the whole stream, delayed by the deepest
+    reordering. They rise in every step and are never after the presentation. Presentation times
+    do not change.
     """
     depth = max(s.reorder for s in folder.segments)
     first = sorted(read_times(folder.path / folder.segments[0].file))
@@ -242,7 +241,7 @@ def _timed(
 
 
 def _interleaved(*streams: Iterator[Packet[Any]]) -> Iterator[Packet[Any]]:
-    """Packets by decoding time, so that the muxer need not hold any of them for long."""
+    """Merge packets by decoding time, so that the muxer holds none of them for long."""
 
     def time(packet: Packet[Any]) -> float:
         ticks = packet.dts if packet.dts is not None else packet.pts
@@ -252,7 +251,7 @@ def _interleaved(*streams: Iterator[Packet[Any]]) -> Iterator[Packet[Any]]:
 
 
 def _not_carried(clip: Clip, encoding: Encoding, draft: Path) -> list[str]:
-    """What the container did not take, found by reading the file that was written."""
+    """List losses in the container, found by a look at the written file."""
     written = open_clip(draft)
     warnings = []
     if written.display_matrix != clip.display_matrix:

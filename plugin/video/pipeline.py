@@ -1,4 +1,4 @@
-"""Decode, restore and encode, overlapped: the first and the last on threads of their own."""
+"""Decodes, restores and encodes at the same time: the first and the last on their own threads."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from splatmend.plugin.video.segments import SegmentWriter, State
 
 __all__ = ["run_stages"]
 
-_WAITING = 2  # batches between two stages: enough to overlap, little enough to be bounded
+_WAITING = 2  # batches between two stages: enough to overlap, few enough to bound memory
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class _Restored:
 
     frames: list[Frame]
     state: State
-    """What the stabiliser remembered after the batch, if a segment ends with it."""
+    """State of the stabiliser after the batch, if a segment ends with it."""
 
 
 def run_stages(
@@ -34,8 +34,8 @@ def run_stages(
 ) -> None:
     """Send every frame of `reader` through `mend` to `writer`; `mend` runs on the calling thread.
 
-    `remembered` gives the stabiliser's state; it is asked for where a segment ends.
-    `progress` is called with the number of frames restored, in this run and before.
+    Calls `remembered` for the stabiliser's state at the end of each segment, and `progress` with
+    the number of frames restored, in this run and before.
     """
     decoded: Channel[list[Frame]] = Channel(_WAITING)
     restored: Channel[_Restored] = Channel(_WAITING)

@@ -1,4 +1,4 @@
-"""From a clip to frames, past whatever is damaged in it."""
+"""Reads the frames of a clip, past damaged parts."""
 
 from __future__ import annotations  # PyAV's Packet is generic in its stub only
 
@@ -27,7 +27,7 @@ from splatmend.plugin.video.yuv import FrameReader
 
 __all__ = ["ClipReader", "Damage"]
 
-# A file that ends this much before its stated end was cut off; less is rounding in headers.
+# A file that ends this much before its stated end was cut off; headers round by less.
 _MISSING_SECONDS = Fraction(1, 4)
 _SLACK = Fraction(1, 500_000)  # container start times are rounded to microseconds
 _Pictures = Generator[tuple[av.VideoFrame, int], None, None]
@@ -35,12 +35,12 @@ _Pictures = Generator[tuple[av.VideoFrame, int], None, None]
 
 @dataclass
 class Damage:
-    """What could not be read; filled while a `ClipReader` runs."""
+    """Unreadable parts of a clip; a running `ClipReader` fills it."""
 
     packets: int = 0
     """Packets (pictures of a sequence) that could not be decoded and were left out."""
     frames: int = 0
-    """Frames that the demuxer or the decoder called corrupt and that were kept."""
+    """Frames that the demuxer or the decoder marked as corrupt; they are kept."""
     cut_off: bool = False
     """The file ended, or could not be read on, before its stated end."""
 
@@ -51,13 +51,13 @@ class Damage:
 class ClipReader:
     """Iterates once over the frames of a clip, in display order.
 
-    Frames keep the stream's ticks as `pts`. With `start` the frames before that time
-    (seconds after the clip's start) are left out and the first that is kept becomes
-    time 0; `duration` ends the clip that many seconds after `start`. Pictures without a
-    usable time stamp follow the one before by a frame's duration.
+    Frames keep the stream's ticks as `pts`. `start` (seconds after the clip's start) leaves out
+    earlier frames, and the first frame kept becomes time 0. `duration` ends the clip that many
+    seconds after `start`. Pictures without a usable time stamp follow the one before by a frame's
+    duration.
 
-    `skip` frames are decoded but given as None: cheap, and the same in every run. Of those after
-    them each `every`-th, from the first on, is given as a frame and the others as None too.
+    The first `skip` frames are decoded but given as None: cheap, and the same in every run. Of the
+    others each `every`-th, from the first on, is given as a frame, and the rest as None.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class ClipReader:
         self._tick = max(1, round(1 / (clip.rate * clip.time_base))) if clip.rate else 1
         self.damage = Damage()
         self.origin = Fraction(0)
-        """Time in the source, in seconds, that is time 0 of the frames; known after the first."""
+        """Source time in seconds at time 0 of the frames; known after the first frame."""
         self.last_duration = self._tick
         """Duration of the last frame given, in ticks."""
         self.end_time = Fraction(0)
-        """Where the last frame given ends, in seconds of the source."""
+        """End of the last frame given, in seconds of the source."""
 
     def __iter__(self) -> Iterator[Frame | None]:
         pictures = self._video() if self._clip.kind == "video" else self._sequence()
@@ -121,7 +121,7 @@ class ClipReader:
 
     def _video(self) -> _Pictures:
         if self._start:
-            # not every demuxer seeks to where it was told: only what starts early enough is used
+            # some demuxers seek elsewhere: use the result only if it starts early enough
             pictures = self._decode(seek=True)
             first = next(pictures, None)
             if first and first[1] * self._clip.time_base <= self._clip.start + self._start:
@@ -149,7 +149,7 @@ class ClipReader:
                 except av.FFmpegError:
                     self.damage.packets += 1
                     continue
-                # a demuxer notices gaps that no decoder can see, such as MPEG-TS's lost packets
+                # a demuxer notices gaps that a decoder cannot, such as MPEG-TS's lost packets
                 self.damage.frames += packet is not None and packet.is_corrupt
                 for picture in pictures:
                     yield picture, self._stamp(picture)
@@ -157,9 +157,9 @@ class ClipReader:
     def _packets(
         self, container: InputContainer, stream: VideoStream
     ) -> Iterator[Packet[VideoStream] | None]:
-        """The stream's packets and a last None; notices when the file ends too early.
+        """Yield the stream's packets and a last None; note if the file ends too early.
 
-        All streams are read, because only the longest tells where the file should end.
+        Reads all streams, because only the longest tells where the file should end.
         """
         expected = len(stream.index_entries) if "mov" in container.format.name else 0
         seen, last = 0, Fraction(0)
@@ -183,7 +183,7 @@ class ClipReader:
             self.damage.packets += 1
 
     def _stamp(self, picture: av.VideoFrame) -> int:
-        """The picture's own time in ticks, or the next plausible one: never twice the same."""
+        """Return the picture's own time in ticks, or the next plausible one; never one twice."""
         pts = picture.pts if picture.pts is not None else picture.dts
         if pts is None:
             pts = 0 if self._last_pts is None else self._last_pts + self._tick
@@ -196,7 +196,7 @@ class ClipReader:
 def _decoder(stream: VideoStream) -> VideoCodecContext:
     if not carries_vp9_alpha(stream):
         return stream.codec_context
-    # FFmpeg's own VP9 decoder ignores the alpha plane, libvpx reads it
+    # FFmpeg's own VP9 decoder ignores the alpha plane; libvpx reads it
     decoder = Codec("libvpx-vp9", "r").create("video")
     decoder.extradata = stream.codec_context.extradata
     return decoder

@@ -1,4 +1,4 @@
-"""A clip through a restorer into a file: decode, restore and encode, overlapped."""
+"""The restoration of a clip into a file: decode, restore and encode, overlapped."""
 
 import hashlib
 import math
@@ -49,22 +49,22 @@ __all__ = ["VideoOptions", "VideoSummary", "restore_video"]
 
 @dataclass(frozen=True, kw_only=True)
 class VideoOptions:
-    """How a clip is restored and written.
+    """Options for the restoration and the output of a clip.
 
     Raises:
-        InputError: a value out of its range.
+        InputError: a value is out of its range.
     """
 
     start: Fraction = Fraction(0)
     """Seconds after the clip's start; the first frame from there becomes time 0."""
     duration: Fraction | None = None
-    """Seconds after `start`; None is all."""
+    """Seconds after `start`; None restores the rest."""
     rate: Fraction = Fraction(25)
     """Frames a second of image sequences, which state none."""
     batch: int | None = None
     """Frames that go through the network together; None is 1 on a CPU, else 4."""
     tile: int | None = None
-    """Side in pixels of the tiles for pictures too large for memory; None cuts nothing."""
+    """Side of the tiles in pixels, for pictures too large for memory; None does not cut."""
     restore: RestoreOptions = field(default_factory=RestoreOptions)
     """Strength, colour lock and matte."""
     references: References | None = None
@@ -78,9 +78,9 @@ class VideoOptions:
     encoding: EncodingOptions = field(default_factory=EncodingOptions)
     """Codec, quality and pixel format."""
     resume: bool = False
-    """Take up what an interrupted run with the same options left."""
+    """Continue an interrupted run with the same options."""
     segment_frames: int = 256
-    """Frames that are lost at most when a run is killed; rounded up to whole batches."""
+    """Largest number of frames that a killed run loses; rounded up to whole batches."""
 
     def __post_init__(self) -> None:
         for name, value, low in (
@@ -102,20 +102,20 @@ class VideoOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSummary:
-    """What a run did."""
+    """The result of a run."""
 
     target: Path
     frames: int
     """Frames in the result."""
     resumed: int
-    """Of these, frames taken up from an earlier run."""
+    """Frames in the result that come from an earlier run."""
     seconds: float
     bytes: int
     """Size of the result."""
     warnings: tuple[str, ...]
-    """What could not be carried over, and references that do not fit, one line each."""
+    """Losses, and references that do not fit, one line each."""
     fit: ReferenceFit
-    """In how many frames of this run no reference fitted; `frames` is 0 without references."""
+    """Number of frames of this run that no reference fitted; `frames` is 0 without references."""
 
 
 def restore_video(
@@ -128,20 +128,19 @@ def restore_video(
 ) -> VideoSummary:
     """Restore a clip, an image sequence or a picture; everything else in the file is copied.
 
-    Every frame keeps its presentation time and the stream its time base, where the
-    container can hold it (mp4 and mov can; Matroska and WebM round to milliseconds).
-    Sound, subtitles, attachments, chapters, metadata, rotation and colour tags are
-    carried over; what cannot be is named in the summary's warnings. The final name
+    Every frame keeps its presentation time. The stream keeps its time base in mp4 and mov, while
+    Matroska and WebM round to milliseconds. Sound, subtitles, attachments, chapters, metadata,
+    rotation and colour tags are carried over. The summary's warnings name any loss. The final name
     appears, or is replaced, only when the result is whole.
 
-    `progress` is called with the frames done and the frames expected, if that is known,
-    on the calling thread.
+    Calls `progress` on the calling thread, with the number of frames done and the expected number,
+    or None.
 
     Raises:
         VideoInputError: nothing could be read.
         VideoOutputError: the target cannot be written; whole segments stay for `resume`.
         DamagedInputError: the result is in place, but part of the input was unreadable.
-        InputError: options that do not fit.
+        InputError: options do not fit.
     """
     began = time.monotonic()
     options = options or VideoOptions()
@@ -167,7 +166,7 @@ def restore_video(
 
 @contextmanager
 def _kept_if_useful(folder: WorkFolder) -> Iterator[None]:
-    """Keep the work folder after an error, if `resume` can make something of it."""
+    """Keep the work folder after an error if `resume` can use it."""
     try:
         yield
     except BaseException as error:
@@ -186,7 +185,7 @@ def _kept_if_useful(folder: WorkFolder) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """Everything that is decided before the first frame."""
+    """All decisions before the first frame."""
 
     clip: Clip
     target: Path
@@ -194,14 +193,14 @@ class _Job:
     stream: Stream | None
     """The restorer with memory, if it has one."""
     guide: Guide | None
-    """The references, lying as the clip's frames do."""
+    """The references, turned like the clip's coded frames."""
     options: VideoOptions
     encoding: Encoding
     batch: int
     segment_frames: int
 
     def mend(self, frames: list[Frame]) -> list[Frame]:
-        """Restore one batch; called in order, on one thread."""
+        """Restore one batch; call it in order, on one thread."""
         if not self.encoding.alpha and frames[0].alpha is not None:
             frames = [_on_matte(f, self.options.restore.matte) for f in frames]
         try:
@@ -225,7 +224,7 @@ class _Job:
         return [compare(a, b, mode) for a, b in zip(frames, restored, strict=True)]
 
     def remembered(self) -> State:
-        """What the stream knows after the batches so far: a resumed run starts with it."""
+        """Return the stream's state after the batches so far; a resumed run starts with it."""
         return {} if self.stream is None else self.stream.export_state()
 
 
@@ -233,7 +232,7 @@ def _prepare(source: Path, target: Path, restorer: Restorer, options: VideoOptio
     clip = open_clip(source, rate=options.rate)
     _check_places(clip, target)
     batch = options.batch or (1 if restorer.device.type == "cpu" else 4)
-    # whole batches, because a network's last bits may depend on how many frames it sees
+    # whole batches, because a network's last bits may depend on the batch size
     length = -(-options.segment_frames // batch) * batch
     encoding = plan_encoding(
         clip,
@@ -242,7 +241,7 @@ def _prepare(source: Path, target: Path, restorer: Restorer, options: VideoOptio
         size=compared_size(clip.size, options.compare),
         keyframe_distance=length,
     )
-    encoding.open()  # an encoder that does not work should say so before the first frame
+    encoding.open()  # to fail before the first frame if the encoder does not work
     tiled = Tiled(restorer, options.tile) if options.tile else restorer
     temporal = options.temporal
     references = references_as_coded(options.references, clip.display_matrix)
@@ -264,7 +263,7 @@ def _prepare(source: Path, target: Path, restorer: Restorer, options: VideoOptio
 
 
 def _check_places(clip: Clip, target: Path) -> None:
-    """Refuse targets that would overwrite the source or have no place to be."""
+    """Refuse targets that would overwrite the source or lie in no folder."""
     folder = target if target.is_dir() else target.parent
     if not folder.is_dir():
         raise VideoOutputError(f"no such folder: {folder}; make it first")
@@ -283,7 +282,7 @@ def _check_places(clip: Clip, target: Path) -> None:
 
 
 def _fingerprint(job: _Job) -> dict[str, Any]:
-    """All that the encoded frames depend on; runs that agree may share segments."""
+    """Return everything that the encoded frames depend on; equal runs may share segments."""
     files = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in job.clip.files]
     references = job.options.references
     elsewhere = ("resume", "batch", "segment_frames", "references")
@@ -302,7 +301,7 @@ def _fingerprint(job: _Job) -> dict[str, Any]:
 
 
 def _probe(restorer: Restorer) -> str:
-    """Digest of what the restorer makes of a fixed picture: its weights and precision."""
+    """Return a digest of a fixed picture's restoration, which tells weights and precision apart."""
     levels = np.arange(64 * 64 * 3, dtype=np.uint32) * 2654435761 >> 24
     picture = levels.astype(np.uint8).reshape(64, 64, 3)
     result = restorer(to_tensor([picture], restorer.device))
@@ -310,7 +309,7 @@ def _probe(restorer: Restorer) -> str:
 
 
 def _probe_motion(flow: FlowEstimator) -> str:
-    """Digest of the motion it finds in a fixed picture that shifts, and its library's version."""
+    """Return a digest of the motion found in a fixed shift, and the library's version."""
     levels = np.arange(128 * 128 * 3, dtype=np.uint32) // 5 * 2654435761 >> 24
     picture: Any = cv2.blur(levels.astype(np.uint8).reshape(128, 128, 3), (9, 9))
     found = flow.between(picture, np.roll(picture, 3, 1))
@@ -323,7 +322,7 @@ def _restore_rest(
     folder: WorkFolder,
     progress: Callable[[int, int | None], None] | None,
 ) -> None:
-    """Restore and encode what no earlier run did, with what its stream remembered."""
+    """Restore and encode the frames that no earlier run did, from that run's stream state."""
     if job.stream is not None:
         job.stream.import_state(folder.state)
     expected = _expected_frames(job)
@@ -338,7 +337,7 @@ def _restore_rest(
 
 
 def _finish(job: _Job, reader: ClipReader, folder: WorkFolder) -> tuple[int, list[str]]:
-    """Put the segments together under the final name; the bytes written, and warnings."""
+    """Join the segments under the final name; return the bytes written and warnings."""
     if not folder.segments:
         if job.options.start:
             raise VideoInputError(f"{job.clip.source} has no frame from {job.options.start} s on")
@@ -365,7 +364,7 @@ def _finish(job: _Job, reader: ClipReader, folder: WorkFolder) -> tuple[int, lis
 
 
 def _on_matte(frame: Frame, matte: tuple[float, float, float]) -> Frame:
-    """The frame without its alpha, laid on a plain ground (RGB in [0, 1])."""
+    """Return the frame without alpha, on a plain background (RGB in [0, 1])."""
     assert frame.alpha is not None
     top = float(np.iinfo(frame.color.dtype).max)
     alpha = (frame.alpha / top).astype(np.float32)[..., None]

@@ -1,6 +1,6 @@
-"""Pictures as players show them, and as their files code them: phones film sideways.
+"""Conversion between upright pictures and coded ones: phones film sideways.
 
-Frames are restored as they are coded, so references have to lie as the frames do.
+Frames are restored as they are coded, so references must be turned in the same way.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def as_coded(plane: NDArray[Any], matrix: Matrix | None) -> NDArray[Any]:
 
 
 def references_as_coded(references: References | None, matrix: Matrix | None) -> References | None:
-    """The same references, which are upright, lying as the frames of a clip do; None stays so."""
+    """Turn upright references like the coded frames of a clip; None stays None."""
     if references is None or matrix is None:
         return references
 
@@ -57,7 +57,7 @@ def references_as_coded(references: References | None, matrix: Matrix | None) ->
 
 
 def _parts(matrix: Matrix) -> tuple[bool, int, int]:
-    """Whether rows become columns, and the steps, 1 or -1, down and to the right after that."""
+    """Return whether rows become columns, and the steps then down and right, 1 or -1."""
     # x' = a x + c y and y' = b x + d y
     a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
     swapped = abs(b) > abs(a)

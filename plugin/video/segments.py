@@ -1,14 +1,14 @@
-"""The encoded video in independent segments on disk, so that a run can be taken up again.
+"""The encoded video in independent segments on disk, so that a later run can continue.
 
-A work folder next to the target holds one file of packets for each segment and a
-journal that names the whole ones. Every segment starts with a fresh encoder, in every
-run, so a resumed run writes the same packets as one that was never interrupted.
+A work folder next to the target has one file of packets for each segment. A journal names the
+whole ones. Every segment starts with a fresh encoder, so a resumed run writes the same packets as
+an uninterrupted one.
 
-A packet file is a row of records: a header (presentation time, keyframe, two sizes), the
-packet's bytes, and what Matroska stores beside them (the alpha plane of VP9). Decoding
-times are not kept: they follow from the presentation times (see `mux`).
+A packet file is a row of records: a header (presentation time, keyframe, two sizes), the packet's
+bytes, and Matroska's addition to them (the alpha plane of VP9). Decoding times are not kept:
+`mux` computes them from the presentation times.
 
-With a stabiliser its state after the last whole segment lies beside the packets.
+The stabiliser's state after the last whole segment, if any, lies beside the packets.
 """
 
 from __future__ import annotations  # PyAV's Packet is generic in its stub only
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 State = dict[str, NDArray[Any]]
-"""What a stabiliser remembers between two frames, as `Stream.export_state` gives it."""
+"""State of a stabiliser between two frames, from `Stream.export_state`."""
 
 _JOURNAL = "journal.json"
 _RECORD = struct.Struct("<q?II")  # pts, keyframe, size, size of the addition
@@ -56,24 +56,24 @@ _ADDITION: Literal["matroska_block_additional"] = "matroska_block_additional"
 
 @dataclass(frozen=True)
 class Segment:
-    """One whole segment, as the journal names it. Times are ticks of the stream."""
+    """A whole segment's entry in the journal. Times are ticks of the stream."""
 
     file: str
     frames: int
     first_pts: int
     reorder: int
-    """How many places a packet comes before its turn, at most: the depth of B-frames."""
+    """Largest number of places that a packet comes early: the depth of B-frames."""
     headers: str
-    """Digest of the encoder's headers; all segments must agree to be one stream."""
+    """Digest of the encoder's headers, which must be the same for all segments."""
     state: str | None = None
-    """File with what the stabiliser remembered after it; None without one."""
+    """File with the stabiliser's state after it; None without a stabiliser."""
 
 
 class WorkFolder:
     """`.<name>.splatmend` beside the target: segments and their journal.
 
-    With `resume`, segments of a run with the same `fingerprint` are taken up;
-    anything else in the folder is discarded.
+    `resume` keeps the segments of a run with the same `fingerprint`. Everything else in the folder
+    is removed.
 
     Raises:
         VideoOutputError: the folder cannot be made or written.
@@ -84,9 +84,9 @@ class WorkFolder:
         self.path = target.with_name(f".{target.name}.splatmend")
         self.segments: list[Segment] = []
         self.differs: tuple[str, ...] = ()
-        """What kept a journal from being taken up."""
+        """Parts of the fingerprint in which the earlier run differs, so that it cannot continue."""
         self.state: State = {}
-        """What the stabiliser remembered after the segments taken up."""
+        """State of the stabiliser after the resumed segments."""
         self._fingerprint = cast(dict[str, Any], json.loads(json.dumps(fingerprint)))
         with as_output_error(self.path):
             if resume:
@@ -98,11 +98,11 @@ class WorkFolder:
 
     @property
     def frames(self) -> int:
-        """Frames in whole segments."""
+        """Return the number of frames in whole segments."""
         return sum(s.frames for s in self.segments)
 
     def add(self, segment: Segment) -> None:
-        """Enter a segment whose files are whole into the journal; only its state is kept."""
+        """Enter a whole segment into the journal; remove the state of the one before."""
         before = self.segments[-1].state if self.segments else None
         self.segments.append(segment)
         self._write_journal()
@@ -110,7 +110,7 @@ class WorkFolder:
             (self.path / before).unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Remove the folder with all that is in it."""
+        """Remove the folder and all its files."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _take_up(self) -> None:
@@ -118,7 +118,7 @@ class WorkFolder:
             journal = json.loads((self.path / _JOURNAL).read_text())
             found, theirs = [Segment(**s) for s in journal["segments"]], journal["fingerprint"]
         except (OSError, ValueError, KeyError, TypeError):
-            return  # no journal, or not one of ours
+            return  # no journal, or a foreign file
         mine = self._fingerprint
         self.differs = tuple(k for k in sorted({*mine, *theirs}) if mine.get(k) != theirs.get(k))
         if self.differs or not all((self.path / s.file).is_file() for s in found):
@@ -128,7 +128,7 @@ class WorkFolder:
                 with (self.path / found[-1].state).open("rb") as file:
                     self.state = dict(np.load(file, allow_pickle=False))
             except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-                return  # without it the rest would be restored to something else
+                return  # without the state the rest would look different
         self.segments = found
 
     def _write_journal(self) -> None:
@@ -156,11 +156,11 @@ class SegmentWriter:
 
     @property
     def frames(self) -> int:
-        """Frames in whole segments, of this run and those before."""
+        """Return the number of frames in whole segments, of this run and earlier ones."""
         return self._folder.frames
 
     def write(self, frame: Frame, state: State | None = None) -> None:
-        """Encode one frame; `state` is kept with the segment, if it ends with this frame.
+        """Encode one frame; `state` is kept with the segment if it ends with this frame.
 
         Raises:
             VideoOutputError: the encoder failed or the disk is full.
@@ -185,7 +185,7 @@ class SegmentWriter:
     def close(self) -> None:
         """Give up an unfinished segment; safe to call at any time."""
         if self._file is not None:
-            with suppress(OSError):  # a full disk also fails here, and has been reported
+            with suppress(OSError):  # a full disk, already reported, fails here again
                 self._file.close()
             self._draft.unlink(missing_ok=True)
         self._encoder = self._file = None
@@ -241,12 +241,12 @@ class SegmentWriter:
 
 
 def header_digest(encoder: VideoCodecContext) -> str:
-    """Digest of what an open encoder wants in the container's header."""
+    """Return a digest of an open encoder's data for the container's header."""
     return hashlib.sha256(encoder.extradata or b"").hexdigest()[:16]
 
 
 def read_times(path: Path) -> Iterator[int]:
-    """The presentation times of a segment, in decoding order, without its packets."""
+    """Yield the presentation times of a segment in decoding order, without its packets."""
     with path.open("rb") as file:
         while head := file.read(_RECORD.size):
             pts, _, *sizes = _RECORD.unpack(head)
@@ -255,7 +255,7 @@ def read_times(path: Path) -> Iterator[int]:
 
 
 def read_packets(path: Path) -> Iterator[Packet[Any]]:
-    """The packets of a segment in decoding order; `pts` is set, `dts` is not."""
+    """Yield the packets of a segment in decoding order; `pts` is set, `dts` is not."""
     with path.open("rb") as file:
         while head := file.read(_RECORD.size):
             pts, keyframe, size, added = _RECORD.unpack(head)
@@ -270,7 +270,7 @@ def read_packets(path: Path) -> Iterator[Packet[Any]]:
 
 
 class as_output_error:  # noqa: N801 (reads as a function, like contextlib.suppress)
-    """Turn what the system or FFmpeg says about writing into a `VideoOutputError`."""
+    """Turns write errors of the system or FFmpeg into a `VideoOutputError`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,7 +1,7 @@
-"""What a source is: its pictures, its clock and what its file says about colour and display.
+"""A source: its pictures, its clock, its file's tags of colour and display.
 
-A source is a file that FFmpeg reads, a numbered pattern (`shot_%04d.png`), a folder of
-pictures (a sequence, in the order of their names) or a single picture.
+A source is a file that FFmpeg reads, a numbered pattern (`shot_%04d.png`), a folder of pictures
+(a sequence, sorted by name) or a single picture.
 """
 
 import io
@@ -50,7 +50,7 @@ _PATTERN = re.compile(r"%(?:0(\d+))?d")
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A source, probed: one picture was decoded. Times are exact, in seconds or ticks."""
+    """A probed source, of which one picture was decoded. Times are exact, in seconds or ticks."""
 
     source: Path
     kind: Literal["video", "sequence", "picture"]
@@ -59,7 +59,7 @@ class Clip:
     first_number: int
     """Number of the first picture of a numbered sequence, else 1."""
     size: tuple[int, int]
-    """(height, width) as coded; `display_matrix` is not applied."""
+    """(height, width) as coded, before `display_matrix`."""
     pix_fmt: str
     alpha: bool
     deep: bool
@@ -67,25 +67,25 @@ class Clip:
     tags: ColorTags
     sample_aspect_ratio: Fraction | None
     display_matrix: tuple[int, ...] | None
-    """Nine integers in FFmpeg's AV_PKT_DATA_DISPLAYMATRIX layout; None where upright."""
+    """Nine integers in FFmpeg's AV_PKT_DATA_DISPLAYMATRIX layout; None if upright."""
     time_base: Fraction
     rate: Fraction | None
-    """Average frame rate; None where unknown."""
+    """Average frame rate; None if unknown."""
     start: Fraction
-    """Time of the container's first packet: what --start counts from."""
+    """Time of the container's first packet, from which --start counts."""
     stated_frames: int | None
-    """Frames the file says it has, or that its duration suggests; for progress bars only."""
+    """Number of frames from the file's header or its duration; for progress bars only."""
     notes: tuple[str, ...] = ()
-    """What the source has that no container carries over, one line each."""
+    """Properties of the source that no container carries over, one line each."""
     other_streams: tuple[str, ...] = ()
-    """What is lost when only pictures are written, one line each."""
+    """Streams that are lost when only pictures are written, one line each."""
 
 
 def open_clip(source: str | Path, *, rate: Fraction = Fraction(25)) -> Clip:
-    """Find out what `source` is. `rate` is that of image sequences, which state none.
+    """Probe `source`; `rate` is for image sequences, which state none.
 
     Raises:
-        VideoInputError: no such file, no video stream, or no picture can be decoded.
+        VideoInputError: the file is missing, has no video stream, or no picture can be decoded.
     """
     path = Path(source)
     if path.is_dir():
@@ -101,15 +101,15 @@ def open_container(path: Path) -> InputContainer:
     """Open one file, video or picture; the caller closes it.
 
     Raises:
-        VideoInputError: the file is missing, unreadable, or nothing that FFmpeg knows.
+        VideoInputError: the file is missing, unreadable, or unknown to FFmpeg.
     """
     if not path.exists():
         raise VideoInputError(f"no such file: {path}")
     try:
         if path.suffix.lower() in PICTURE_SUFFIXES:
-            # from memory, because a "%" in the name would be taken as a pattern
+            # from memory, because FFmpeg takes a "%" in the name as a pattern
             return av.open(io.BytesIO(path.read_bytes()), "r")
-        # "file:" keeps a colon in the name from being taken as a protocol
+        # with "file:" FFmpeg does not take a colon in the name as a protocol
         return av.open(f"file:{path}", "r", metadata_errors="replace")
     except av.FFmpegError as error:
         raise VideoInputError(
@@ -121,10 +121,10 @@ def open_container(path: Path) -> InputContainer:
 
 
 def video_stream(container: InputContainer, path: Path) -> VideoStream:
-    """The stream to restore: FFmpeg's best, never a cover picture.
+    """Return the stream to restore: FFmpeg's best, never a cover picture.
 
     Raises:
-        VideoInputError: there is none.
+        VideoInputError: the file has no such stream.
     """
     best = container.streams.best("video")
     cover = best is not None and best.disposition & Disposition.attached_pic
@@ -139,10 +139,10 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
 def demux_past_errors(
     container: InputContainer, streams: Sequence[Stream], failed: Callable[[bool], None]
 ) -> "Iterator[Packet[Any]]":
-    """Packets of some streams, past what cannot be read.
+    """Yield packets of some streams, past unreadable ones.
 
-    `failed` is called for each error, with whether it was the last: one that follows
-    another without a packet in between, after which nothing more is tried.
+    Calls `failed` for each error, with True for the last one. The last error follows another one
+    without a packet in between; after it, reading stops.
     """
     while True:
         progressed = False
@@ -158,17 +158,17 @@ def demux_past_errors(
 
 
 def number_pattern(name: str) -> bool:
-    """Whether a file name is a numbered pattern such as `shot_%04d.png`."""
+    """Return whether a file name is a numbered pattern such as `shot_%04d.png`."""
     return _PATTERN.search(name) is not None
 
 
 def fill_number(name: str, number: int) -> str:
-    """The name of one picture of a numbered pattern."""
+    """Return the name of one picture of a numbered pattern."""
     return _PATTERN.sub(lambda match: f"{number:0{int(match[1] or 1)}d}", name, count=1)
 
 
 def clips_in(folder: Path) -> list[Path]:
-    """The videos of a folder, by name; empty where it holds none."""
+    """List the videos of a folder by name; empty if it has none."""
     return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in CLIP_SUFFIXES)
 
 
@@ -185,7 +185,7 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 
 def _matching(pattern: Path) -> list[Path]:
-    """Files that a numbered pattern names, by number."""
+    """List the files that match a numbered pattern, by number."""
     match = _PATTERN.search(pattern.name)
     assert match is not None
     digits = rf"\d{{{match[1]}}}" if match[1] else r"\d+"
@@ -202,7 +202,7 @@ def _matching(pattern: Path) -> list[Path]:
 
 def _open_sequence(source: Path, files: list[Path], rate: Fraction) -> Clip:
     single = files == [source]
-    for file in files:  # the first that can be decoded speaks for all
+    for file in files:  # the first readable one describes all
         with open_container(file) as container:
             stream = video_stream(container, file)
             picture = next(_decoded(container, stream), None)
@@ -256,12 +256,12 @@ def _open_video(path: Path) -> Clip:
 
 
 def carries_vp9_alpha(stream: VideoStream) -> bool:
-    """Whether alpha travels beside the packets, where FFmpeg's own decoder ignores it."""
+    """Return whether alpha lies beside the packets, where FFmpeg's own decoder ignores it."""
     return stream.codec_context.name == "vp9" and stream.metadata.get("alpha_mode") == "1"
 
 
 def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    """Frames of a stream, past packets that cannot be decoded."""
+    """Yield frames of a stream, past packets that cannot be decoded."""
     try:
         for packet in container.demux(stream):
             try:
@@ -273,13 +273,13 @@ def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[av.Vide
 
 
 def _look(picture: av.VideoFrame, stream: VideoStream) -> dict[str, Any]:
-    """The fields of a `Clip` that are seen in a decoded picture."""
+    """Return the fields of a `Clip` that come from a decoded picture."""
     context = stream.codec_context
     vp9_alpha = carries_vp9_alpha(stream)
     matrix = next((d for d in _side_data(picture) if d.type is _DISPLAY_MATRIX), None)
     upright = (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
     turned = None if matrix is None else tuple(np.frombuffer(bytes(matrix), np.int32).tolist())
-    # a decoder may know more than the container, and the other way round
+    # the decoder may know a tag that the container lacks, or the reverse
     known = [
         mine if mine != unspecified else theirs
         for mine, theirs, unspecified in (
@@ -305,7 +305,7 @@ def _side_data(picture: av.VideoFrame) -> list[SideData]:
 
 
 def _sees_through(picture: av.VideoFrame) -> bool:
-    """Whether the stream has alpha; of a palette only its colours can tell."""
+    """Return whether the stream has alpha; for a palette, look at its colours."""
     if not picture.format.has_palette:
         return has_alpha(picture.format.name)
     return bool(picture.to_ndarray(format="rgba")[..., 3].min() < 255)

@@ -1,8 +1,8 @@
-"""Decoded pictures to `Frame` and back: matrix, range, depth and alpha, in one place.
+"""Conversion of decoded pictures to `Frame` and back: matrix, range, depth and alpha.
 
-The matrix and range that a file states are used in both directions; where it
-states none, the players' convention holds: BT.709 from 720 lines up, BT.601 below,
-limited range. So what is not restored comes back within rounding.
+Both directions use the matrix and range that the file states. Without them the players' convention
+holds: limited range, BT.709 from 720 lines up, BT.601 below. So pixels that are not restored come
+back within rounding.
 """
 
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ _SCALER = (
 )
 _UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED, AVCOL_PRI_UNSPECIFIED, AVCOL_TRC_UNSPECIFIED
 _RGB = 0  # AVCOL_SPC_RGB
-# AVColorSpace -> what swscale can compute; other matrices (YCgCo, ICtCp, constant
-# luminance) are taken as the default in both directions
+# AVColorSpace -> swscale's matrix; other matrices (YCgCo, ICtCp, constant luminance) count as the
+# default in both directions
 _MATRICES = {
     1: Colorspace.ITU709,
     4: Colorspace.FCC,
@@ -50,7 +50,7 @@ _AVCOL_OF = {
 
 @dataclass(frozen=True)
 class ColorTags:
-    """FFmpeg's four colour tags as the file states them; 2 (range: 0) is unspecified."""
+    """FFmpeg's four colour tags from the file; 2 (range: 0) is unspecified."""
 
     colorspace: int = _UNSPECIFIED
     color_range: int = 0
@@ -58,7 +58,7 @@ class ColorTags:
     color_trc: int = _UNSPECIFIED
 
     def matrix(self, height: int) -> Colorspace:
-        """The matrix to compute with, also where the file states none."""
+        """Return the matrix to compute with; a default if the file states none."""
         convention = Colorspace.ITU709 if height >= 720 else Colorspace.ITU601
         return _MATRICES.get(self.colorspace, convention)
 
@@ -70,10 +70,10 @@ class ColorTags:
         to.color_trc = self.color_trc
 
     def for_pixels(self, pix_fmt: str, *, from_rgb: bool) -> "ColorTags":
-        """The tags that fit another pixel format.
+        """Return the tags that fit another pixel format.
 
-        RGB has no matrix. YUV made from RGB has one that must be stated, and a
-        range: BT.709, limited, unless the format itself is full range.
+        RGB has no matrix. YUV made from RGB must state a matrix and a range: BT.709 and limited,
+        unless the format itself is full range.
         """
         if VideoFormat(pix_fmt).is_rgb:
             return ColorTags(_RGB, int(ColorRange.JPEG), self.color_primaries, self.color_trc)
@@ -89,18 +89,18 @@ class ColorTags:
 
 
 def is_full_range(pix_fmt: str) -> bool:
-    """Whether the format's name alone means full-range YUV."""
+    """Return whether the format's name alone means full-range YUV."""
     return pix_fmt.startswith("yuvj")
 
 
 def has_alpha(pix_fmt: str) -> bool:
-    """Whether the format carries an alpha plane; palettes may."""
+    """Return whether the format may carry alpha; palettes may."""
     known = VideoFormat(pix_fmt)
     return known.has_palette or any(c.is_alpha for c in known.components)
 
 
 def is_deep(pix_fmt: str) -> bool:
-    """Whether a component has more than 8 bits."""
+    """Return whether a component has more than 8 bits."""
     return any(c.bits > 8 for c in VideoFormat(pix_fmt).components)
 
 
@@ -112,12 +112,12 @@ class FrameReader:
         self._size = size  # (height, width); a stream that changes size is scaled to its first
         self._alpha = alpha
         self._dtype = np.dtype(np.uint16 if deep else np.uint8)
-        # planar output is four times as fast in swscale as packed, merging costs 0.1 ms
+        # planar output is four times as fast in swscale as packed; merging costs 0.1 ms
         self._format = f"gbr{'ap' if alpha else 'p'}{'16le' if deep else ''}"
         self._scaler = VideoReformatter()
 
     def read(self, picture: av.VideoFrame, pts: int, stream_id: str) -> Frame:
-        """Convert one picture; uint16 where the stream has more than 8 bits."""
+        """Convert one picture; uint16 if the stream has more than 8 bits."""
         full = is_full_range(picture.format.name) or self._tags.color_range == ColorRange.JPEG
         picture.colorspace = _AVCOL_OF[self._tags.matrix(self._size[0])]
         picture.color_range = int(ColorRange.JPEG if full else ColorRange.MPEG)
@@ -154,7 +154,7 @@ class FrameWriter:
         self._scaler = VideoReformatter()
 
     def write(self, frame: Frame) -> av.VideoFrame:
-        """Convert one frame; an alpha plane is written where the pixel format has one."""
+        """Convert one frame; write an alpha plane if the pixel format has one."""
         packed, name = frame.color, "rgb48le" if frame.color.dtype == np.uint16 else "rgb24"
         if self._alpha:
             top = np.iinfo(packed.dtype).max

@@ -1,7 +1,7 @@
 """Measures of a clip over time: flicker, warping error, lag, drift, seams.
 
-`clip_measures` computes them frame by frame. `accumulators` holds those that build up over a clip.
-`face_jitter` measures how identity and landmarks tremble.
+`clip_measures` computes them frame by frame. `accumulators` holds measures that build up over a
+clip. `face_jitter` measures the jitter of identity and landmarks.
 """
 
 from splatmend.temporal.measures.clip_measures import (

@@ -19,7 +19,7 @@ _FEW_LEVELS = 0.1 / 255
 
 
 class LagMeter:
-    """How many frames a clip comes after its reference, as a whole number and as a fraction."""
+    """Lag of a clip behind its reference in frames, as a whole number and as a fraction."""
 
     def __init__(self, reach: int = 5) -> None:
         self._ours: deque[Tensor] = deque(maxlen=reach + 1)
@@ -30,7 +30,7 @@ class LagMeter:
         self._frames = 0
 
     def add(self, ours: Tensor, reference: Tensor) -> None:
-        """One frame of each, (3, h, w) in [0, 1]."""
+        """Add one frame of each, (3, h, w) in [0, 1]."""
         self._ours.append(_half(ours))
         self._reference.append(_half(reference))
         self._frames += 1
@@ -47,7 +47,7 @@ class LagMeter:
 
     @property
     def offset(self) -> int | None:
-        """Frames by which the best match is late; negative is early, None if nothing moves."""
+        """Return the lag of the best match in frames; negative is early, None without motion."""
         if not self._moves:
             return None
         seen = {j: total / count for j, (total, count) in self._errors.items() if count}
@@ -55,11 +55,11 @@ class LagMeter:
 
     @property
     def delay(self) -> float | None:
-        """Least-squares delay in frames: a ghost of share g of the last frame reads g.
+        """Return the least-squares delay in frames: a ghost of share g of the last frame gives g.
 
-        To first order y_t = r(t - delay), so that y_t - r_t is that many times
+        To first order y_t = r(t - delay), so y_t - r_t is the delay times
         (r_{t-1} - r_{t+1}) / 2: Lucas & Kanade 1981, along time. Blur, noise and
-        wrong colours are nearly orthogonal to it. Above 1 only `offset` is to be trusted.
+        wrong colours are nearly orthogonal to it. Above 1 trust only `offset`.
         """
         return self._along / self._motion if self._moves else None
 
@@ -69,19 +69,19 @@ class LagMeter:
 
 
 def _half(picture: Tensor) -> Tensor:
-    """Half the size: a quarter of the work, and a delay is as plain to see."""
+    """Halve a picture: a quarter of the work, and delays are as visible."""
     return F.avg_pool2d(picture.detach().float(), 2, ceil_mode=True)
 
 
 class DriftMeter:
-    """How fast broad colours leave those of the reference: a straight line through each cell."""
+    """Drift of broad colours from those of the reference: a straight line through each cell."""
 
     def __init__(self) -> None:
         self._count = 0
         self._sum = self._moment = torch.zeros(())
 
     def add(self, ours: Tensor, reference: Tensor) -> float:
-        """One frame of each, (3, h, w) in [0, 1] -> mean difference now, in levels of 255."""
+        """Add one frame of each, (3, h, w) in [0, 1]; return the mean difference in levels."""
         cells = F.adaptive_avg_pool2d((ours - reference).detach().float(), _CELLS)
         self._sum = self._sum + cells
         self._moment = self._moment + self._count * cells
@@ -90,9 +90,10 @@ class DriftMeter:
 
     @property
     def over_clip(self) -> float | None:
-        """Root mean square change over 8 x 8 cells and three channels, levels; None if too short.
+        """Return the drift from the first frame to the last, in levels; None if too short.
 
-        From the first frame to the last, along the straight lines that fit best.
+        It is the root mean square over 8 x 8 cells and three channels, along the best-fitting
+        lines.
         """
         n = self._count
         if n < 3:
@@ -102,11 +103,11 @@ class DriftMeter:
 
 
 def seam_step(errors: Sequence[float | None], seams: Sequence[int], *, around: int = 10) -> float:
-    """The largest step at a seam over the typical step beside it; about 1 is no seam.
+    """Return the largest step at a seam over the typical step beside it; about 1: no seam.
 
-    `errors[t]` is the warping error from frame t - 1 to t, in [0, 1]; a seam at t means that
+    `errors[t]` is the warping error from frame t - 1 to t, in [0, 1]. A seam at t means that
     frame t is the first of a new segment. A tenth of a level of 255 is added to both, so that
-    a still clip has no seams either. Seams outside the clip count for nothing.
+    a still clip has no seams either. Seams outside the clip are ignored.
     """
     worst = 0.0
     for seam in seams:

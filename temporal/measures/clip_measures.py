@@ -1,8 +1,8 @@
-"""Measures of a clip over time, one frame at a time, beside what they must be read with.
+"""Measures of a clip over time, computed frame by frame.
 
-Warping error alone rewards blur: it stands beside LPIPS, and relative to that of a guide,
-which is the reference where there is one, else the degraded input. All clips of one run
-share the guide's motion. Memory is bounded by the longest stride, whatever the clip's length.
+Warping error alone rewards blur. So it is reported with LPIPS, and relative to that of a guide.
+The guide is the reference if there is one, else the degraded input. All clips of one run share
+the guide's motion. The longest stride bounds the memory for clips of any length.
 
 tLPIPS and tOF are those of Chu et al. 2020, "Learning Temporal Coherence via Self-Supervision
 for GAN-based Video Generation" (TecoGAN), with DIS flow by default in place of Farneback's.
@@ -28,13 +28,13 @@ from splatmend.temporal.motion.warping import warp
 __all__ = ["ClipMeasures", "MeasureOptions", "TemporalMeasures"]
 
 _STILL = 2 / 255  # mean change of a neighbourhood below which nothing moved there
-_UNCOVERED = 0.1  # mean change of a channel along exact motion where something else is seen
-_LEAST_SHARE = 0.01  # of the pixels; fewer say nothing about a frame
+_UNCOVERED = 0.1  # mean change of a channel along exact motion at an occlusion
+_LEAST_SHARE = 0.01  # least share of valid pixels in a frame
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureOptions:
-    """What is measured.
+    """Options of the measures.
 
     Raises:
         InputError: a stride or a reach below 1.
@@ -45,7 +45,7 @@ class MeasureOptions:
     lag_reach: int = 5
     """Frames by which a clip may be early or late."""
     seams: tuple[int, ...] = ()
-    """Frames, counted from 0, with which a new segment began: where a run was resumed."""
+    """First frames, counted from 0, of new segments after a run was resumed."""
 
     def __post_init__(self) -> None:
         if min((*self.strides, self.lag_reach)) < 1:
@@ -56,14 +56,14 @@ class MeasureOptions:
 
 @dataclass(frozen=True)
 class ClipMeasures:
-    """Everything that was measured on one clip.
+    """All measures of one clip.
 
-    Pixel values count in [0, 1]; flow and landmarks in pixels; flicker, drift and offset of
-    colour in levels of 255. A measure that needs what was not there is missing.
+    Pixel values are in [0, 1], flow and landmarks in pixels, and flicker, drift and offset of
+    colour in levels of 255. A measure without its input is missing.
     """
 
     figures: Mapping[str, float]
-    """One number a clip: means of the series, and what only the whole clip can tell."""
+    """One number a clip: means of the series, and measures of the whole clip."""
     series: Mapping[str, Sequence[float | None]]
     """One value a frame; None where a frame has none."""
 
@@ -78,7 +78,7 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Step:
-    """How the guide went from the last frame to this one."""
+    """The guide's step from the last frame to this one."""
 
     flow: Tensor  # (1, 2, h, w)
     estimated: bool
@@ -89,7 +89,7 @@ class _Step:
 
 @dataclass
 class _Clip:
-    """What is remembered of one clip."""
+    """The memory of one clip."""
 
     past: deque[_Seen]
     lag: LagMeter
@@ -99,20 +99,20 @@ class _Clip:
 
 
 class TemporalMeasures:
-    """Takes the same frame of several clips at a time, and tells their measures at any time.
+    """Measures several clips at once, one frame of each at a time.
 
     Args:
         names: The clips.
-        guide: The one among them whose motion counts for all and that the others are
-            compared with; None lets each clip go by its own motion.
-        truth: Whether the guide is what the others should look like.
-        options: What is measured.
-        flow: Estimates motion.
-        perceptual: Gives LPIPS and tLPIPS; without it they are left out.
-        faces: Gives identity and landmarks; without it they are left out.
+        guide: The clip whose motion is used for all, and with which the others are compared.
+            With None each clip uses its own motion.
+        truth: Whether the guide is the ground truth of the others.
+        options: Options of the measures.
+        flow: Estimator of motion.
+        perceptual: Distance for LPIPS and tLPIPS; without it they are left out.
+        faces: Reader of identity and landmarks; without it they are left out.
 
     Raises:
-        InputError: a guide that is none of the clips.
+        InputError: a guide that is not one of the clips.
     """
 
     def __init__(
@@ -141,8 +141,8 @@ class TemporalMeasures:
     def add(self, pictures: Mapping[str, Tensor], *, flow: Tensor | None = None) -> None:
         """Measure the next frame of every clip, each (3, h, w) in [0, 1].
 
-        `flow` (2, h, w) is the guide's backward motion in pixels where it is known exactly,
-        not finite where it is not; without it the motion is estimated.
+        `flow` (2, h, w) is the guide's exact backward motion in pixels, not finite where it is
+        unknown. Without it the motion is estimated.
 
         Raises:
             InputError: other clips than named, or of several sizes.
@@ -156,7 +156,7 @@ class TemporalMeasures:
         with torch.inference_mode():
             for name, picture in pictures.items():
                 seen = picture.detach().float()[None]
-                # half precision: of as many frames as the longest stride, they are the memory
+                # half precision: features of as many frames as the longest stride fill the memory
                 features = self._perceptual.features(seen) if self._perceptual else []
                 self._clips[name].past.append(_Seen(seen, [level.half() for level in features]))
             rows = self._measure(flow)
@@ -169,7 +169,7 @@ class TemporalMeasures:
         self._frames += 1
 
     def result(self) -> dict[str, ClipMeasures]:
-        """The measures of every clip up to now."""
+        """Return the measures of every clip so far."""
         whole = {name: self._figures(clip) for name, clip in self._clips.items()}
         if self._guide is not None:
             own = whole[self._guide].get("warping_error")
@@ -210,19 +210,19 @@ class TemporalMeasures:
         else:
             flow = known.to(before)[None]
             moved, inside = warp(before, flow)
-            # exact motion does not tell what it uncovers
+            # exact motion does not mark occlusions
             valid = inside & ((now - moved).abs().mean(1, keepdim=True) < _UNCOVERED)
         change = F.avg_pool2d((now - before).abs(), 7, 1, 3, count_include_pad=False)
         still = change.amax(1, keepdim=True) < _STILL
         return _Step(flow, known is None, valid, now - moved, still)
 
     def _changes(self, past: deque[_Seen], step: _Step | None) -> dict[str, Tensor]:
-        """LPIPS and flow between this frame and the one `stride` before it."""
+        """Compute LPIPS and flow between this frame and that of each stride before."""
         changes = {}
         for stride in self._options.strides:
             if len(past) > stride:
                 before, now = past[-1 - stride], past[-1]
-                # tOF compares an estimate with an estimate: their common faults cancel
+                # tOF compares two estimates, so that their common errors cancel
                 reuse = step is not None and step.estimated and stride == 1
                 flow = step.flow if step and reuse else self._flow(before.picture, now.picture)
                 changes[f"tof_{stride}"] = flow
@@ -236,7 +236,7 @@ class TemporalMeasures:
         return self._perceptual.distance(*pair)
 
     def _compare(self, clip: _Clip, guide: deque[_Seen]) -> dict[str, float]:
-        """This frame against the guide's."""
+        """Compare this frame with the guide's."""
         ours, other = clip.past[-1].picture[0], guide[-1].picture[0]
         clip.lag.add(ours, other)
         values = {"color_offset": clip.drift.add(ours, other)}
@@ -284,7 +284,7 @@ class TemporalMeasures:
 
 
 def _warping(clip: _Clip, step: _Step, *, relative: bool) -> dict[str, float]:
-    """Warping error where the motion holds."""
+    """Compute the warping error where the motion is valid."""
     if step.valid.float().mean() < _LEAST_SHARE:
         return {}
     now = clip.past[-1].picture
@@ -299,9 +299,9 @@ def _warping(clip: _Clip, step: _Step, *, relative: bool) -> dict[str, float]:
 
 
 def _flicker(clip: _Clip, step: _Step) -> dict[str, float]:
-    """Standard deviation over time where nothing moves, from the difference of two frames.
+    """Compute the standard deviation over time where nothing moves.
 
-    Of neighbours only, so that slow changes are not taken for flicker (Allan's deviation).
+    It uses neighbouring frames only, so that slow changes do not count (Allan's deviation).
     """
     if step.still.float().mean() < _LEAST_SHARE:
         return {}
@@ -313,6 +313,6 @@ def _flicker(clip: _Clip, step: _Step) -> dict[str, float]:
 
 
 def _distance(ours: Tensor, other: Tensor) -> float:
-    """Mean length of the difference of two flows, or absolute difference of two distances."""
+    """Return the mean length of a difference of flows, or the absolute one of distances."""
     difference = (ours - other).float()
     return (difference.norm(dim=1) if difference.ndim == 4 else difference.abs()).mean().item()

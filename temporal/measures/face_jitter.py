@@ -1,8 +1,8 @@
-"""Faces along a clip: how much identity and landmarks tremble.
+"""Faces along a clip: jitter of identity and landmarks.
 
 The models are dlib's (King 2009): 68 landmarks by regression trees (Kazemi & Sullivan 2014)
-and a face embedding of 128 numbers, in which 0.6 parts two people. They come with the
-packages `dlib-bin` and `face-recognition-models`, which are optional.
+and a face embedding of 128 numbers, in which a distance of 0.6 separates two people. The
+optional packages `dlib-bin` and `face-recognition-models` provide them.
 """
 
 from collections import deque
@@ -21,12 +21,12 @@ __all__ = ["Box", "DlibFaces", "Face", "FaceReader", "JitterMeter"]
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
 _FOLLOW = 0.3  # share of a new detection: detectors jump by whole steps of their pyramid
-_FACE_SIDE = 480  # pixels of a face box for the landmarks, which come in whole pixels
+_FACE_SIDE = 480  # side in pixels of a face box for landmarks, which are whole pixels
 
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """What was read off one face."""
+    """Landmarks and identity of one face."""
 
     landmarks: NDArray[np.float64]
     """(68, 2) x, y in pixels."""
@@ -35,19 +35,19 @@ class Face:
 
 
 class FaceReader(Protocol):
-    """Finds a face in an RGB picture, (h, w, 3) uint8, and reads one at a given place."""
+    """A reader that finds a face in a picture, (h, w, 3) uint8 RGB, and reads its landmarks."""
 
     def find(self, picture: NDArray[np.uint8]) -> Box | None:
-        """The largest face, if there is one."""
+        """Find the largest face, if there is one."""
         ...
 
     def read(self, picture: NDArray[np.uint8], box: Box) -> Face:
-        """Landmarks and identity of the face at `box`."""
+        """Read landmarks and identity of the face at `box`."""
         ...
 
 
 class DlibFaces:
-    """The reader of the module's docstring; loading takes about a second.
+    """A face reader with dlib's models; loading takes about a second.
 
     Raises:
         ModelError: one of the two packages is not installed.
@@ -60,7 +60,7 @@ class DlibFaces:
         self._identity = self._dlib.face_recognition_model_v1(str(models / EMBEDDING_FILE))
 
     def find(self, picture: NDArray[np.uint8]) -> Box | None:
-        """The largest face, if there is one."""
+        """Find the largest face, if there is one."""
         found = self._detector(np.ascontiguousarray(picture), 0)
         if not found:
             return None
@@ -68,7 +68,7 @@ class DlibFaces:
         return face.left(), face.top(), face.right(), face.bottom()
 
     def read(self, picture: NDArray[np.uint8], box: Box) -> Face:
-        """Landmarks and identity of the face at `box`, to a fraction of a pixel."""
+        """Read landmarks, to a fraction of a pixel, and identity of the face at `box`."""
         side = max(box[2] - box[0], box[3] - box[1], 1.0)
         left, top = round(box[0] - side / 2), round(box[1] - side / 2)
         right, bottom = round(box[2] + side / 2), round(box[3] + side / 2)
@@ -77,7 +77,7 @@ class DlibFaces:
         crop = picture[top : min(bottom, height), left : min(right, width)]
         scale = _FACE_SIDE / side
         large = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-        # what OpenCV really did: sides are rounded to whole pixels
+        # the true scale: OpenCV rounds sides to whole pixels
         grown = np.array((large.shape[1] / crop.shape[1], large.shape[0] / crop.shape[0]))
         corners = (np.reshape(box, (2, 2)) - (left, top) + 0.5) * grown - 0.5
         rectangle = self._dlib.rectangle(*np.rint(corners).astype(int).flatten().tolist())
@@ -88,10 +88,10 @@ class DlibFaces:
 
 
 class JitterMeter:
-    """Identity and landmarks of several clips that show the same face at the same time.
+    """Jitter of identity and landmarks in several clips of one face.
 
-    The face is looked for in one of them, the guide, and all are read at that place, so
-    that a detector's own jumps fall on all alike.
+    The face is detected in one of them, the guide, and all are read at that place. So jumps of
+    the detector affect all clips alike.
     """
 
     def __init__(self, reader: FaceReader) -> None:
@@ -102,13 +102,15 @@ class JitterMeter:
     def add(
         self, pictures: Mapping[str, NDArray[np.uint8]], guide: str, *, judge: bool
     ) -> dict[str, dict[str, float]]:
-        """One frame of each clip, (h, w, 3) RGB -> the measures of each that can be told by now.
+        """Add one frame of each clip, (h, w, 3) RGB, and return its measures.
 
         `identity_jitter` is the distance of an embedding to the last frame's (the VIDD of
-        SVFR); `landmark_jitter` the root mean square second difference of the landmarks over
-        sqrt(6), in pixels: their standard deviation if they tremble independently. With
-        `judge` the guide is the truth: `identity_error` is the distance to its embedding,
-        and `landmark_error` the mean difference of the landmarks' motion, in pixels (TLME).
+        SVFR). `landmark_jitter` is the root mean square second difference of the landmarks over
+        sqrt(6), in pixels. It equals their standard deviation if they jitter independently.
+
+        With `judge` the guide is the truth. Then `identity_error` is the distance to its
+        embedding, and `landmark_error` the mean difference of the landmarks' motion, in pixels
+        (TLME).
         """
         found = self._reader.find(pictures[guide])
         if found is None:
@@ -146,5 +148,5 @@ def _jitter(past: deque[Face], truth: deque[Face] | None) -> dict[str, float]:
 
 
 def _length(vectors: NDArray[np.float64]) -> float:
-    """Mean length of the vectors along the last axis."""
+    """Return the mean length of vectors along the last axis."""
     return float(np.linalg.norm(vectors, axis=-1).mean())

@@ -1,7 +1,7 @@
-"""Motion between two frames: where it comes from and how far it can be trusted.
+"""Motion between two frames: its estimate and its validity.
 
 `flow` estimates motion and `warping` moves pictures along it. `validity` finds occlusions and wrong
-motion. `cuts` finds where a scene ends.
+motion. `cuts` finds the ends of scenes.
 """
 
 from splatmend.temporal.motion.cuts import is_cut

@@ -1,6 +1,6 @@
-"""Motion between two pictures, where the renderer sends none.
+"""Estimates of motion between two pictures, for renderers that send none.
 
-An estimator takes the last and the current picture and gives backward flow, as described in
+An estimator takes the last and the current picture and returns backward flow, as described in
 `splatmend.temporal.motion.warping`.
 """
 
@@ -24,21 +24,21 @@ __all__ = ["DisFlow", "FlowEstimator", "RaftFlow", "load_flow", "settle"]
 Picture = NDArray[np.uint8]
 
 _DIS_SIDE = 96  # OpenCV's coarse scales go wrong, or crash, on pictures with a shorter side
-_SLOW = 1.0  # pixels; farther off, what is smooth looks alike by chance
+_SLOW = 1.0  # pixels; further away, smooth parts look alike by chance
 _RAFT_SIDE = 128  # the smallest that leaves its correlation pyramid four levels
 
 
 @runtime_checkable
 class FlowEstimator(Protocol):
-    """Estimates backward flow; keeps nothing between calls: same pictures, same flow."""
+    """An estimator of backward flow without state: same pictures, same flow."""
 
     @property
     def name(self) -> str:
-        """Short name for tables and logs."""
+        """Return a short name for tables and logs."""
         ...
 
     def __call__(self, previous: Tensor, current: Tensor) -> Tensor:
-        """Where each pixel of `current` was in `previous`, minus where it is.
+        """Estimate for each pixel of `current` its place in `previous`, minus its place now.
 
         Args:
             previous: (n, 3, h, w) in [0, 1].
@@ -50,7 +50,7 @@ class FlowEstimator(Protocol):
         ...
 
     def between(self, previous: Picture, current: Picture) -> NDArray[np.float32]:
-        """The same for two pictures (h, w, 3) of uint8 -> (h, w, 2)."""
+        """Estimate the same for two pictures (h, w, 3) of uint8 -> (h, w, 2)."""
         ...
 
 
@@ -64,9 +64,9 @@ class DisFlow:
 
     name: str = "dis"
     descents: int = 16
-    """Steps of each patch's search; fewer follow splats that tremble less, and fast turns worse."""
+    """Steps of each patch's search; fewer follow trembling splats less but fast turns worse."""
     refinement: int = 5
-    """Rounds of variational refinement; three do for the stabiliser."""
+    """Rounds of variational refinement; three suffice for the stabiliser."""
     _search: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -76,14 +76,14 @@ class DisFlow:
         object.__setattr__(self, "_search", search)
 
     def __call__(self, previous: Tensor, current: Tensor) -> Tensor:
-        """See `FlowEstimator`; the pictures are rounded to 8 bits."""
+        """Estimate as a `FlowEstimator` does, from pictures rounded to 8 bits."""
         _check_pair(previous, current)
         pairs = zip(from_tensor(previous, np.uint8), from_tensor(current, np.uint8), strict=True)
         flows = [self.between(a, b) for a, b in pairs]
         return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(current.device)
 
     def between(self, previous: Picture, current: Picture) -> NDArray[np.float32]:
-        """See `FlowEstimator`."""
+        """Estimate as a `FlowEstimator` does."""
         height, width = current.shape[:2]
         below, right = max(0, _DIS_SIDE - height), max(0, _DIS_SIDE - width)
         grays = [cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in (current, previous)]
@@ -95,7 +95,7 @@ class DisFlow:
 
 @dataclass(frozen=True)
 class RaftFlow:
-    """torchvision's RAFT: slower and more exact than `DisFlow`; wants a GPU.
+    """torchvision's RAFT: slower and more exact than `DisFlow`, best on a GPU.
 
     Teed and Deng 2020, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow".
     """
@@ -133,10 +133,10 @@ class RaftFlow:
         raise CheckpointError(f"{weights} holds neither raft_small nor raft_large of torchvision")
 
     def __call__(self, previous: Tensor, current: Tensor) -> Tensor:
-        """See `FlowEstimator`."""
+        """Estimate as a `FlowEstimator` does."""
         _check_pair(previous, current)
         height, width = current.shape[-2:]
-        # the network divides by 8 and normalises a correlation pyramid: it wants room
+        # the network divides by 8 and normalises a correlation pyramid, which needs this size
         grown = (0, max(0, _RAFT_SIDE - width), 0, max(0, _RAFT_SIDE - height))
         pair = [
             pad_to_multiple(F.pad(p.to(self.device, torch.float32), grown, "replicate"), 8) * 2 - 1
@@ -147,13 +147,13 @@ class RaftFlow:
         return flow[..., :height, :width].float().contiguous().to(current.device)
 
     def between(self, previous: Picture, current: Picture) -> NDArray[np.float32]:
-        """See `FlowEstimator`."""
+        """Estimate as a `FlowEstimator` does."""
         flow = self(to_tensor([previous], self.device), to_tensor([current], self.device))
         return from_tensor(flow, np.float32)[0]
 
 
 def load_flow(spec: str, *, device: torch.device | str = "cpu") -> FlowEstimator:
-    """The estimator of a name: "dis", "dis-fast", or "raft:FILE" with torchvision's weights.
+    """Load an estimator: "dis", "dis-fast", or "raft:FILE" with torchvision's weights.
 
     Raises:
         InputError: another name, or torchvision is missing.
@@ -174,10 +174,10 @@ def load_flow(spec: str, *, device: torch.device | str = "cpu") -> FlowEstimator
 def settle(
     motion: NDArray[np.float32], previous: NDArray[np.float32], current: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """An estimate (h, w, 2) with 0 for each place that was where it is just as well.
+    """Set an estimate (h, w, 2) to 0 wherever no motion explains the picture as well.
 
-    Estimates tremble by parts of a pixel where nothing moves, which blurs whatever is moved along
-    them again and again. `previous` and `current` are brightness, (h, w) in [0, 1].
+    Estimates tremble by fractions of a pixel where nothing moves. That blurs every plane that is
+    moved along them again and again. `previous` and `current` are brightness, (h, w) in [0, 1].
     """
     moved, settled = sample_array(previous, aim(motion)), motion.copy()
     here, there = (around(difference(current, p)[1]) for p in (previous, moved))

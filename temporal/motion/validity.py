@@ -1,6 +1,6 @@
-"""Where motion may be trusted: four checks, each (n, 1, h, w), to be multiplied.
+"""Validity of motion: four checks, each (n, 1, h, w), to be multiplied.
 
-Everything "warped" is the last frame's plane after `warp` with the backward flow.
+"Warped" planes are the last frame's after `warp` with the backward flow.
 """
 
 import torch
@@ -14,7 +14,7 @@ __all__ = ["alphas_agree", "depths_agree", "flows_agree", "photometric_weight"]
 def flows_agree(
     backward: Tensor, forward: Tensor, *, relative: float = 0.01, absolute: float = 0.5
 ) -> Tensor:
-    """Whether there and back ends where it began: False where something came into view.
+    """Check that backward and forward flow cancel: False at disocclusions.
 
     |b + f(x + b)|^2 < relative (|b|^2 + |f|^2) + absolute, in square pixels; Sundaram, Brox and
     Keutzer 2010, "Dense point trajectories by GPU-accelerated large displacement optical flow".
@@ -22,11 +22,11 @@ def flows_agree(
     Args:
         backward: Flow from this frame to the last, (n, 2, h, w).
         forward: Flow from the last frame to this, at the last frame's pixels, (n, 2, h, w).
-        relative: Error that is let pass, as a share of the motion's own size.
-        absolute: Error that is let pass anywhere, square pixels.
+        relative: Allowed error, as a share of the motion's own size.
+        absolute: Allowed error anywhere, square pixels.
 
     Returns:
-        (n, 1, h, w) bool; False too where the flow leaves the picture.
+        (n, 1, h, w) bool; also False where the flow leaves the picture.
     """
     back, inside = warp(forward, backward)
     error = (backward + back).square().sum(1, keepdim=True)
@@ -35,7 +35,7 @@ def flows_agree(
 
 
 def photometric_weight(warped: Tensor, picture: Tensor, *, tolerance: float = 0.05) -> Tensor:
-    """exp(-d / tolerance), d the largest difference of a channel: 1 where both look the same.
+    """Return exp(-d / tolerance), d the largest difference of a channel.
 
     Args:
         warped: (n, c, h, w) in [0, 1].
@@ -43,19 +43,19 @@ def photometric_weight(warped: Tensor, picture: Tensor, *, tolerance: float = 0.
         tolerance: Difference at which the weight has fallen to 1/e.
 
     Returns:
-        (n, 1, h, w) in (0, 1].
+        (n, 1, h, w) in (0, 1], 1 where both are equal.
     """
     return torch.exp((warped - picture).abs().amax(1, keepdim=True) / -tolerance)
 
 
 def depths_agree(warped: Tensor, depth: Tensor, *, tolerance: float = 0.05) -> Tensor:
-    """Whether two depths differ by less than a share `tolerance` of this frame's; bool.
+    """Check that two depths differ by at most the share `tolerance` of this frame's; bool.
 
-    Both 0, a renderer's word for "nothing here", agree.
+    Two depths of 0, which mean "no surface", agree.
     """
     return (warped - depth).abs() <= tolerance * depth.abs()
 
 
 def alphas_agree(warped: Tensor, alpha: Tensor, *, threshold: float = 0.5) -> Tensor:
-    """Whether both alphas in [0, 1] say "something", or both "nothing"; bool."""
+    """Check that two alphas in [0, 1] lie on the same side of `threshold`; bool."""
     return (warped >= threshold) == (alpha >= threshold)

@@ -1,8 +1,8 @@
-"""Backward warping: the last picture, moved to where this one sees the same things.
+"""Backward warping: the last picture, moved into the current one.
 
-Motion is backward flow everywhere in this package: `flow[:, :, y, x]` is where the pixel
-(x, y) was in the last picture, minus (x, y). Tensors are (n, 2, h, w), channel 0 is x (right),
-channel 1 is y (down), in pixels. A thing that moved 3 pixels to the right has flow (-3, 0).
+Motion is backward flow everywhere in this package: `flow[:, :, y, x]` is the place of pixel
+(x, y) in the last picture, minus (x, y). Tensors are (n, 2, h, w), in pixels. Channel 0 is x
+(right), channel 1 is y (down). An object that moved 3 pixels to the right has flow (-3, 0).
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ def warp(
 ) -> tuple[Tensor, Tensor]:
     """Sample each pixel of a picture at `(x, y) + flow`.
 
-    Beyond the border the picture is continued by its last pixels; where the flow is
-    exactly 0 the picture is returned bit for bit. Differentiable in both arguments.
+    Beyond the border the last pixels are repeated. Where the flow is exactly 0 the picture
+    is returned bit for bit. The function is differentiable in both arguments.
 
     Args:
         picture: (n, c, h, w), any floating dtype and range.
@@ -34,8 +34,8 @@ def warp(
         mode: Interpolation. Bicubic keeps more detail when warped many times over, and overshoots.
 
     Returns:
-        The warped picture, same shape and dtype, and where it was sampled inside the
-        picture, (n, 1, h, w) bool; False too where the flow is not finite.
+        The warped picture, same shape and dtype, and a mask (n, 1, h, w), bool. The mask is True
+        where the source lies inside the picture, and False where the flow is not finite.
 
     Raises:
         InputError: shapes that do not fit, or an unknown mode.
@@ -52,14 +52,14 @@ def warp(
     motion = flow.to(picture.device, dtype)
     x = torch.arange(width, device=picture.device, dtype=dtype) + motion[:, 0]
     y = torch.arange(height, device=picture.device, dtype=dtype)[:, None] + motion[:, 1]
-    # NaN, a renderer's word for "nothing was here", fails every comparison
+    # NaN, which renderers send for "no source", fails every comparison
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
     grid = grid.nan_to_num(0.0).clamp(-2, 2)
     sampled = F.grid_sample(
         picture.to(dtype), grid, mode=mode, padding_mode="border", align_corners=False
     ).to(picture.dtype)
-    # the grid's normalised coordinates round off a little, which must not touch a still picture
+    # normalised coordinates are rounded, which must not change a still picture
     still = (motion == 0).all(1, keepdim=True)
     return torch.where(still, picture, sampled), inside[:, None]
 
@@ -71,13 +71,13 @@ def sample_array(
     beyond: Sequence[float] | None = None,
     cubic: bool = False,
 ) -> NDArray[Any]:
-    """What `warp` does, for an array on the CPU: several times faster.
+    """Warp an array on the CPU like `warp`, several times faster.
 
     Args:
         plane: (h, w) or (h, w, c) with up to 4 channels, uint8 or float32; 4 are as fast as 1.
-        source: What `aim` made of the motion (operations.py); planes that move alike share it.
-        beyond: What lies beyond the border, a value for each channel; None goes on with the
-            last pixels. Motion that is not finite points beyond.
+        source: Result of `aim` (operations.py) for the motion, shared by planes that move alike.
+        beyond: Value beyond the border for each channel; None repeats the last pixels. Motion
+            that is not finite points beyond the border.
         cubic: Bicubic (OpenCV's, a = -0.75), at three times the cost of bilinear.
 
     Returns:
@@ -85,7 +85,7 @@ def sample_array(
     """
     border = cv2.BORDER_REPLICATE if beyond is None else cv2.BORDER_CONSTANT
     sampling = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
-    nothing: Any = None  # OpenCV's types have no word for "no second map"
+    nothing: Any = None  # OpenCV's types do not allow None for the second map
     return cast(
         NDArray[Any],
         cv2.remap(plane, source, nothing, sampling, borderMode=border, borderValue=beyond or (0,)),

@@ -42,7 +42,7 @@ _G_OF_CR, _G_OF_CB = np.float32(-0.714), np.float32(-0.344)
 
 @compiled
 def _halve(top: Row, bottom: Row, out: Row) -> None:
-    """Two rows (w,) -> the row (w / 2,) of means of cells of 2 x 2."""
+    """Average cells of 2 x 2: two rows (w,) -> one row (w / 2,)."""
     width = top.shape[0]
     for x in range(width // 2):
         out[x] = _QUARTER * (top[2 * x] + top[2 * x + 1] + bottom[2 * x] + bottom[2 * x + 1])
@@ -52,7 +52,7 @@ def _halve(top: Row, bottom: Row, out: Row) -> None:
 
 @compiled
 def _enlarge(half: Plane, y: int, out: Row) -> None:
-    """Row y, (w,), of a half plane enlarged to twice its size."""
+    """Compute row y, (w,), of a half plane at twice its size."""
     middle = y // 2
     other = min(middle + 1, half.shape[0] - 1) if y % 2 else max(middle - 1, 0)
     near, far = half[middle], half[other]
@@ -68,7 +68,7 @@ def _enlarge(half: Plane, y: int, out: Row) -> None:
 
 @compiled
 def _box(plane: Plane, y: int, sums: Row, out: Row) -> None:
-    """Means of 3 x 3 pixels around row y; `sums` is scratch, both (w,)."""
+    """Average 3 x 3 pixels around row y; `sums` is scratch, both (w,)."""
     up, row, down = plane[max(y - 1, 0)], plane[y], plane[min(y + 1, plane.shape[0] - 1)]
     width = row.shape[0]
     for x in range(width):
@@ -82,7 +82,7 @@ def _box(plane: Plane, y: int, sums: Row, out: Row) -> None:
 
 @compiled
 def _range(plane: Plane, y: int, ends: Planes, low: Row, high: Row) -> None:
-    """Darkest and brightest of 3 x 3 pixels around row y; `ends` is scratch, (2, w)."""
+    """Find the darkest and brightest of 3 x 3 pixels around row y; `ends` is scratch, (2, w)."""
     up, row, down = plane[max(y - 1, 0)], plane[y], plane[min(y + 1, plane.shape[0] - 1)]
     width, least, most = row.shape[0], ends[0], ends[1]
     for x in range(width):
@@ -102,7 +102,7 @@ def _range(plane: Plane, y: int, ends: Planes, low: Row, high: Row) -> None:
 
 @compiled
 def aim_rows(first: int, last: int, motion: Plane, source: Plane) -> None:
-    """Backward motion (h, w, 2) -> where each pixel comes from, x first; see `sources`."""
+    """Convert backward motion (h, w, 2) to source positions, x first; see `aim`."""
     width = motion.shape[1]
     for y in range(first, last):
         steps, aims, down = motion[y], source[y], np.float32(y)
@@ -114,10 +114,10 @@ def aim_rows(first: int, last: int, motion: Plane, source: Plane) -> None:
 
 @compiled
 def aim_cells_rows(first: int, last: int, source: Plane, coarse: Plane, between: Plane) -> None:
-    """What `aim_rows` found -> the same for half planes, and how far between their pixels that is.
+    """Convert positions to half planes, with the loss of sampling between pixels.
 
-    `coarse` is (h / 2, w / 2, 2); `between` (h / 2, w / 2) is 0 on a pixel and 1 from a fifth off
-    on: how much sampling there loses.
+    `coarse` is (h / 2, w / 2, 2). The loss `between` (h / 2, w / 2) is 0 on a pixel and 1 from a
+    fifth of a pixel off.
     """
     height, width = source.shape[:2]
     for y in range(first // 2, (last + 1) // 2):
@@ -137,7 +137,7 @@ def aim_cells_rows(first: int, last: int, source: Plane, coarse: Plane, between:
 
 @compiled
 def brighten_rows(first: int, last: int, rgb: Picture, brightness: Plane, colors: Planes) -> None:
-    """A picture (h, w, 3) -> brightness (h, w), and Cr and Cb, half planes (2, h / 2, w / 2)."""
+    """Split (h, w, 3) into brightness (h, w) and half planes (2, h / 2, w / 2) of Cr and Cb."""
     height, width = brightness.shape
     tints = np.empty((2, 2, width), np.float32)
     for y in range(first, last):
@@ -156,7 +156,7 @@ def brighten_rows(first: int, last: int, rgb: Picture, brightness: Plane, colors
 def difference_rows(
     first: int, last: int, now: Plane, before: Plane, drift: Plane, change: Plane
 ) -> None:
-    """The difference of two planes, and its size, as half planes."""
+    """Compute the difference of two planes, and its absolute value, as half planes."""
     height, width = now.shape
     signed, size = np.empty((2, width), np.float32), np.empty((2, width), np.float32)
     for y in range(first, last):
@@ -173,7 +173,7 @@ def difference_rows(
 def flicker_rows(
     first: int, last: int, now: Plane, before: Plane, light: Plane, flicker: Plane
 ) -> None:
-    """Size of the difference of two planes beside that of their `light`; both half planes."""
+    """Compute |now - before - light| as a half plane; `light` is a half plane."""
     height, width = now.shape
     size, broad = np.empty((2, width), np.float32), np.empty(width, np.float32)
     for y in range(first, last):
@@ -187,9 +187,9 @@ def flicker_rows(
 
 @compiled
 def split_rows(first: int, last: int, plane: Plane, low: Plane, energies: Plane) -> None:
-    """The mean of 3 x 3 pixels of a plane; of what it leaves out, and of it, the mean squares.
+    """Compute the mean of 3 x 3 pixels, and the energies of the rest and of the mean.
 
-    `energies` are two quarter planes (2, h / 4, w / 4).
+    `energies` are two quarter planes (2, h / 4, w / 4) of mean squares.
     """
     height, width = plane.shape
     sums, squares = np.empty(width, np.float32), np.zeros((2, width), np.float32)
@@ -208,7 +208,7 @@ def split_rows(first: int, last: int, plane: Plane, low: Plane, energies: Plane)
 
 @compiled
 def _sum_cells(sums: Row, rows: int, out: Row) -> None:
-    """Sums over some rows (w,) -> means of cells of 4 pixels (w / 4,)."""
+    """Average cells of 4 pixels: sums over some rows (w,) -> (w / 4,)."""
     width = sums.shape[0]
     share = _ONE / np.float32(4 * rows)
     for x in range(width // 4):
@@ -223,9 +223,9 @@ def _sum_cells(sums: Row, rows: int, out: Row) -> None:
 
 @compiled
 def finest_rows(first: int, last: int, plane: Plane, low: Plane, finest: Plane) -> None:
-    """How strong the finest band of the finest band is, as a half plane.
+    """Compute the strength of the finest detail as a half plane.
 
-    `low` is what `split_rows` found. Twice, so that shading does not count.
+    `low` is from `split_rows`. The band is split twice, so that shading does not count.
     """
     height, width = plane.shape
     sums, lower, size = (
@@ -244,9 +244,10 @@ def finest_rows(first: int, last: int, plane: Plane, low: Plane, finest: Plane) 
 def clip_mix_rows(
     first: int, last: int, picture: Plane, moved: Plane, light: Plane, gain: Plane, out: Plane
 ) -> None:
-    """(1 - h) x + h clip(w + light), within what x shows around each pixel; see antialiasing.py.
+    """Compute (1 - h) x + h clip(w + light), clipped to the range of x around each pixel.
 
-    x is the picture, w its moved predecessor; light and the gain h are half planes.
+    x is the picture, w its moved predecessor; light and the gain h are half planes. See
+    antialiasing.py.
     """
     width = picture.shape[1]
     scratch = np.empty((6, width), np.float32)
@@ -263,7 +264,7 @@ def clip_mix_rows(
 
 @compiled
 def raise_fine_rows(first: int, last: int, plane: Plane, low: Plane, more: Plane) -> None:
-    """Strengthen, in place, what `low` leaves out of a plane, by the half plane `more`."""
+    """Add `more` times (plane - low) to a plane, in place; `more` is a half plane."""
     width = plane.shape[1]
     factor = np.empty(width, np.float32)
     for y in range(first, last):
@@ -275,7 +276,7 @@ def raise_fine_rows(first: int, last: int, plane: Plane, low: Plane, more: Plane
 
 @compiled
 def mix_rows(first: int, last: int, fresh: Plane, moved: Plane, gain: Plane, out: Plane) -> None:
-    """(1 - g) fresh + g moved; the gain g is a half plane."""
+    """Compute (1 - g) fresh + g moved; the gain g is a half plane."""
     width = fresh.shape[1]
     share = np.empty(width, np.float32)
     for y in range(first, last):
@@ -289,7 +290,7 @@ def mix_rows(first: int, last: int, fresh: Plane, moved: Plane, gain: Plane, out
 def raise_bands_rows(
     first: int, last: int, mixed: Plane, low: Plane, more_fine: Plane, more_low: Plane
 ) -> None:
-    """Strengthen, in place, both bands of a plane, `low` and what it leaves out; half planes."""
+    """Strengthen both bands of a plane, `low` and the rest, in place, by two half planes."""
     width = mixed.shape[1]
     fine, coarse = np.empty(width, np.float32), np.empty(width, np.float32)
     for y in range(first, last):
@@ -304,9 +305,9 @@ def raise_bands_rows(
 def rest_rows(
     first: int, last: int, motion: Plane, here: Plane, there: Plane, slow: np.float32
 ) -> None:
-    """Stop motion (h, w, 2), in place, slower than `slow`, where `here` is not above `there`.
+    """Stop motion (h, w, 2) slower than `slow`, in place, where `here` is not above `there`.
 
-    Both are half planes, and so is what stops: cells of 2 x 2 pixels, by their mean motion.
+    Both are half planes; motion stops in cells of 2 x 2 pixels, by their mean.
     """
     for top in range(first, last, 2):
         pair, y = motion[top : top + 2], top // 2
@@ -333,7 +334,7 @@ def revise_rows(
     tints: Planes,
     out: Picture,
 ) -> None:
-    """Add to a picture (h, w, 3) what changed of brightness and colours; see `revised`."""
+    """Add changes of brightness and colours to a picture (h, w, 3); see `revised`."""
     width = rgb.shape[1]
     scratch = np.empty((3, width), np.float32)
     bright, reddish, bluish = scratch[0], scratch[1], scratch[2]

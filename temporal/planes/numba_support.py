@@ -1,13 +1,15 @@
 """Loops over planes, compiled to machine code by Numba and run in bands of rows.
 
 A frame's planes are a megabyte each, more than the nearest caches hold, and the stabiliser has
-some sixty steps: as calls of numpy and OpenCV each reads and writes them anew. Compiled, steps that
-meet are one loop, and what they hand on stays in registers. Numba compiles on a function's first
-call and keeps the result beside the module (or in the user's cache), so only the first run waits.
+about sixty steps. As calls of numpy and OpenCV, each step reads and writes whole planes. Compiled,
+adjacent steps are one loop and pass values in registers. Numba compiles a function on its first
+call and keeps the result beside the module (or in the user's cache). Only the first run waits.
 
-Rules for what is compiled here: constants are numpy's float32 (Python's floats, and integers times
-float32, become float64); a row is written from views of rows, with indices that count from 0, so
-that the compiler can tell that they lie inside and take many pixels at once.
+Rules for compiled code:
+
+- Constants are numpy's float32. Python's floats, and integers times float32, become float64.
+- A row is written from views of rows, with indices from 0. The compiler can then prove that they
+  are in bounds and vectorise the loop.
 """
 
 import os
@@ -34,27 +36,27 @@ Planes = NDArray[np.float32]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# pixels that are not finite stay so: nothing here assumes that there are none
+# no option here assumes that all values are finite
 _MATHS = {"afn", "arcp", "contract", "nsz"}
 _CELL = 4  # rows of a band: cells of 4 x 4 pixels are the largest that a loop sums up
-_WORTH = 2**18  # pixels that are worth a thread: 512 x 512, which most loops do in 0.2 ms
+_WORTH = 2**18  # least pixels for a thread: 512 x 512, which most loops do in 0.2 ms
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile a function of arrays and numbers; it lets other threads run."""
+    """Compile a function of arrays and numbers that releases the interpreter lock."""
     options = {"nogil": True, "fastmath": _MATHS, "error_model": "numpy"}
     return cast(Callable[P, R], _cached(numba.njit, function, options))
 
 
 def elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a formula for numbers; called with arrays it is taken for each of their elements."""
+    """Compile a formula for numbers, which applies to arrays element by element."""
     return cast(Callable[..., Any], _cached(numba.vectorize, function, {"fastmath": _MATHS}))
 
 
 def in_bands(kernel: Callable[..., None], shape: tuple[int, int], *arguments: Any) -> None:
-    """Call `kernel(first, last, *arguments)` for all rows of planes (h, w), in bands side by side.
+    """Call `kernel(first, last, *arguments)` for all rows of planes (h, w), in parallel bands.
 
-    No row depends on the bands, so the result is the same to the bit for any number of them.
+    No row depends on the bands, so the result is the same bit for bit for any number of them.
     """
     height, width = shape
     count = max(1, min(cv2.getNumThreads(), height * width // _WORTH))
@@ -74,10 +76,10 @@ def in_bands(kernel: Callable[..., None], shape: tuple[int, int], *arguments: An
 def _cached(compiler: Any, function: Callable[..., Any], options: dict[str, Any]) -> Any:
     try:
         return compiler(cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep it in: compile it in each run
+    except RuntimeError:  # no folder for the cache: compile in each run
         return compiler(**options)(function)
 
 
 @lru_cache(maxsize=1)
-def _threads(process: int) -> ThreadPoolExecutor:  # noqa: ARG001 a fork has none of its threads
+def _threads(process: int) -> ThreadPoolExecutor:  # noqa: ARG001 a fork does not inherit threads
     return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "splatmend-bands")

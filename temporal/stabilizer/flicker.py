@@ -1,27 +1,28 @@
-"""Tells flicker from what is new, from light, and from what moving alone changes.
+"""Flicker, told from new content, from light, and from the effect of motion alone.
 
-All planes here are half planes (h / 2, w / 2), rounded up, of [0, 1]. The change c at a
-place is how far the moved last frame is from this one. Four things make it:
+All planes here are half planes (h / 2, w / 2), rounded up, in [0, 1]. The change c at a
+place is the difference between the moved last frame and this one. It has four causes:
 
 - Flicker comes again in every frame. So the usual change u is learned along the motion, and only
-  what exceeds twice of it is taken for something new: d = max(c - 2 u, 0). A filter that learns
-  the spread of its innovations, after Mehra 1970, "On the Identification of Variances and Adaptive
-  Kalman Filtering".
+  the excess over twice u counts as new: d = max(c - 2 u, 0). The filter learns the spread of its
+  innovations, after Mehra 1970, "On the Identification of Variances and Adaptive Kalman
+  Filtering".
 - Light and shadow change broadly, and are followed at once: `broad`. They are not learned.
-- Moving by fractions of a pixel changes the finest detail by q and more. Averaging would cost it,
-  and has little to steady. So the past gets the share s = c^8 / (c^8 + q^8), a switch with a soft
-  edge. (Wiener's c^2 / (c^2 + q^2) was measured to cost more detail, and to steady less.) From
-  whole pixels nothing is lost, and q is next to 0.
-- What is left is new.
+- Motion by fractions of a pixel changes the finest detail by q or more. Averaging there would cost
+  detail and remove little flicker. So the past gets the share s = c^8 / (c^8 + q^8), a switch with
+  a soft edge. Wiener's c^2 / (c^2 + q^2) cost more detail and removed less flicker when measured.
+  Motion by whole pixels loses nothing, and q is almost 0.
+- The rest is new content.
 
-No two frames tell flicker from things that slide over one another, as Gaussians do where a head
-turns; more of them do. The mean of what only trembles is nearer to each frame than the frame before
-is, the mean of what slides is further off. So the past is kept as far as it lasts: l is 1 where the
-steadied picture, moved, has for some frames been no further from the current one than the last
-picture was, or usually is, and 0 where it is a tenth further. A restoration's past is also kept
-where it changes clearly more than the picture has gone astray, which is the restorer's own doing:
-there s has the error of the steadied picture for q; 1.7 times of it along a renderer's motion,
-because a restorer sharpens what slides, too.
+Two frames cannot tell flicker from things that slide over one another, as Gaussians do where a head
+turns. Several frames can. The mean of trembling content is nearer to each frame than the last
+frame is. The mean of sliding content is further off. So the past is kept by its persistence l.
+It is 1 where, for some frames, the moved anti-aliased picture has been no further from the current
+one than the last picture is, or usually is. It is 0 where it is a tenth further.
+
+The past of a restoration is also kept where the residual changes clearly more than the anti-aliased
+picture errs. That change is the restorer's own. There s takes that error for q. Along a
+renderer's motion it takes 1.7 times the error, because a restorer sharpens sliding content too.
 """
 
 from typing import Any, cast
@@ -38,8 +39,8 @@ __all__ = [
     "broad",
     "exceeding",
     "is_light",
-    "lasting",
     "learn",
+    "learn_persistence",
     "moving_alone",
     "noise_share",
 ]
@@ -47,45 +48,42 @@ __all__ = [
 _ONE, _NOTHING = np.float32(1), np.float32(0)
 _GATE = np.float32(2)
 _MOST = np.float32(8 / 255)  # stronger flicker is not told from change
-_MOST_LIGHT = np.float32(16 / 255)  # a larger difference is another thing
+_MOST_LIGHT = np.float32(16 / 255)  # a larger difference is another object
 _BROAD = (9, 9)
 _FEW = np.float32(1e-3)  # keeps 0 / 0 at 0
-_LEARN = 0.15  # share of the newest frame in what is usual
-_NEWS = np.float32(1 / 255)  # most that one frame tells beyond what is usual
-_LEVEL = np.float32(0.125 / 255)  # what moving alone changes anywhere
-_DETAIL = np.float32(0.4)  # and how many times the finest detail
+_LEARN = 0.15  # share of the newest frame in the usual change
+_NEWS = np.float32(1 / 255)  # largest excess over the usual change that one frame adds
+_LEVEL = np.float32(0.125 / 255)  # change by motion alone anywhere
+_DETAIL = np.float32(0.4)  # and as a multiple of the finest detail
 _LEAST = np.float32(2.5e-5)  # keeps 0 / 0 at 0
 _WIDE = (9, 9)  # some 20 pixels a side: errors of fewer are too uncertain to compare
-_WORSE = np.float32(1.1)  # times as far astray as the last picture: the past does not last
-_USUAL = np.float32(0.75)  # and by how much of what is usual the last picture is off at least
-_PATIENCE = np.float32(0.3)  # at once, kept and forgotten would take turns
+_WORSE = np.float32(1.1)  # multiple of the last picture's error at which persistence is 0
+_USUAL = np.float32(0.75)  # least error of the last picture, as a share of its usual one
+_PATIENCE = np.float32(0.3)  # with 1, keeping and forgetting would alternate
 _STEP = np.float32(1 / 255)  # errors below a step of 8 bits hardly count
 
 
 def broad(difference: Plane, weight: Plane) -> Plane:
-    """What light and shadow make of a signed difference: its mean over some 18 x 18 of its pixels.
-
-    Those count that have a weight.
-    """
+    """Estimate light and shadow in a signed difference: its weighted mean over 18 x 18 pixels."""
     total, count = (cv2.blur(half(p), _BROAD) for p in (cv2.multiply(difference, weight), weight))
     return whole(total / (count + _FEW), difference)
 
 
 @elementwise
 def is_light(difference: np.float32) -> np.float32:
-    """1 where a difference is small enough for light and shadow, else 0."""
+    """Return 1 where a difference is small enough for light and shadow, else 0."""
     return _ONE if abs(difference) < _MOST_LIGHT else _NOTHING
 
 
 @elementwise
 def exceeding(change: np.float32, usual: np.float32) -> np.float32:
-    """What of the change is new: d of the module."""
+    """Return the new part of a change, d of the module."""
     return max(change - _GATE * usual, _NOTHING)
 
 
 def learn(change: Plane, usual: Plane, age: int) -> Plane:
-    """What is usual, u of the module, after one frame more; `age` counts frames from 0."""
-    # what is new happens once, and must not pass for flicker
+    """Update the usual change u by one frame; `age` counts frames from 0."""
+    # new content appears once, and must not pass for flicker
     news = _NEWS if age > 1 else _ONE
     return cast(Plane, _learned(change, usual, np.float32(max(1 / max(age, 1), _LEARN)), news))
 
@@ -97,17 +95,18 @@ def _learned(
     return usual + share * (min(min(change, _MOST), _GATE * usual + news) - usual)
 
 
-def lasting(astray: Plane, change: Plane, usual: Plane, before: Plane) -> Plane:
-    """Whether the past lasts, after one frame more: l of the module, in [0, 1].
+def learn_persistence(astray: Plane, change: Plane, usual: Plane, before: Plane) -> Plane:
+    """Update the persistence l of the module, in [0, 1], by one frame.
 
     Args:
-        astray: How far the steadied picture, moved, is from the current one around each place.
-        change: The same of the last picture as it came.
-        usual: What `learn` makes of that; codecs repeat what they have and then replace it.
-        before: What this returned for the last frame, moved.
+        astray: Difference of the moved anti-aliased picture from the current one at each place.
+        change: The same for the last input picture.
+        usual: The result of `learn` for that. Codecs repeat a block and then replace it.
+        before: The persistence of the last frame, moved.
     """
-    wide = cv2.blur(np.minimum(astray, _MOST_LIGHT), _WIDE)  # beyond the border any is large
-    return cast(Plane, _lasts(wide, cv2.blur(_of_last(change, usual), _WIDE), before))
+    # beyond the border every error is large
+    wide = cv2.blur(np.minimum(astray, _MOST_LIGHT), _WIDE)
+    return cast(Plane, _persistence(wide, cv2.blur(_of_last(change, usual), _WIDE), before))
 
 
 @elementwise
@@ -116,24 +115,24 @@ def _of_last(change: np.float32, usual: np.float32) -> np.float32:
 
 
 @elementwise
-def _lasts(astray: np.float32, of_last: np.float32, before: np.float32) -> np.float32:
+def _persistence(astray: np.float32, of_last: np.float32, before: np.float32) -> np.float32:
     found = (_WORSE - (astray + _STEP) / (of_last + _STEP)) / (_WORSE - _ONE)
     return before + _PATIENCE * (min(max(found, _NOTHING), _ONE) - before)
 
 
 @elementwise
 def moving_alone(finest: np.float32, between: np.float32) -> np.float32:
-    """What moving alone changes: q of the module.
+    """Return the change by motion alone, q of the module.
 
-    `finest` is the strength of the finest detail around a place, `between` how far
-    between pixels it comes from (see `aim_cells`).
+    `finest` is the strength of the finest detail around a place. `between` is the loss of sampling
+    between pixels (see `aim_cells`).
     """
     return (finest * _DETAIL + _LEVEL) * between
 
 
 @elementwise
 def noise_share(change: np.float32, bound: np.float32) -> np.float32:
-    """Share of a change that is flicker, where `bound` is what else makes it: s of the module."""
+    """Return the share of flicker in a change, s of the module; `bound` is its q."""
     c, q = change * change, max(bound, _LEAST) * max(bound, _LEAST)
     c, q = c * c, q * q
     return c * c / (c * c + q * q)

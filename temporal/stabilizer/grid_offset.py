@@ -1,20 +1,20 @@
-"""Anchors a network's grid to what moves, so that its texture moves along.
+"""A grid offset that follows the motion, so that a network's texture moves with the picture.
 
-What a network draws hangs on where a picture lies on the grid of its strides: half of what compact
-draws does (core/compact/README.md). A head that moves over a grid at rest therefore boils. So the
-picture is laid on the grid some whole pixels further right and down, and with each frame these go
-along with the motion of most of what is restored, rounded: its median, for a ground at rest behind
-a head that moves would boil for their mean. Nothing is sampled between pixels; what the
-grid shows above and on the left is the picture mirrored.
+The texture that a network adds depends on the picture's place on the grid of its strides. For
+compact that is half of the texture (core/compact/README.md). It shimmers when a head moves over a
+grid at rest. So the picture is shifted on the grid by whole pixels, right and down, and the
+shift follows the rounded motion of the restored content. The motion is the weighted median: with
+the mean, a ground at rest behind a moving head would shimmer. Nothing is sampled between
+pixels, and the margin on the grid is the picture mirrored.
 
-The numbers stay below the restorer's `multiple`, 8 pixels for compact, whose coarser cells of 16
-and 32 do not go along. Most hangs on the finer ones: with 32 the warping error of sticking splats
-fell by half a hundredth to two more, for a tenth more of the network's time.
+The offsets stay below the restorer's `multiple`, 8 pixels for compact, whose coarser cells of 16
+and 32 do not follow. Most of the effect comes from the finer cells. With 32 the warping error of
+sticking splats fell by 0.5 to 2 % more, for a tenth more of the network's time.
 
-Motion of less than half a pixel leaves the grid at rest, and what rounding left over is not made up
-for: parts that hardly move, or apart as those of a turning head do, would boil for it. (Measured:
-the position followed exactly gave 1 to 4 % more warping error, on turning heads 2 % more than
-a grid at rest.)
+Motion of less than half a pixel leaves the grid at rest, and rounding errors are not accumulated.
+Otherwise parts that hardly move, or move apart as on a turning head, would shimmer. Measured,
+following the exact position gave 1 to 4 % more warping error. On turning heads that was 2 % more
+than with a grid at rest.
 """
 
 from dataclasses import dataclass
@@ -26,28 +26,28 @@ from torch.nn import functional as F
 
 from splatmend.core import Guidance, RestoreOptions, Restorer, restore_pixels
 
-__all__ = ["Anchor", "restore_anchored"]
+__all__ = ["GridOffset", "restore_with_offset"]
 
 _STEP = 4  # every fourth pixel both ways is enough
 _FAR = 4096  # pixels; faster is lost
 
 
 @dataclass(frozen=True)
-class Anchor:
-    """How many pixels further a picture lies on the grid than a frame alone."""
+class GridOffset:
+    """Shift of a picture on the network's grid, in whole pixels."""
 
     right: int = 0
     down: int = 0
 
     def along(
         self, motion: NDArray[np.float32], residual: NDArray[np.float32], multiple: int
-    ) -> "Anchor":
-        """The next frame's anchor, both numbers below `multiple`.
+    ) -> "GridOffset":
+        """Return the next frame's offset, both numbers below `multiple`.
 
         Args:
-            motion: Backward flow in pixels, (h, w, 2); where it is not finite it does not count.
-            residual: What restoring changed, (h, w); the motion counts as much as this is large.
-            multiple: The restorer's.
+            motion: Backward flow in pixels, (h, w, 2); values that are not finite are ignored.
+            residual: Restored less input, (h, w); its size weights the motion.
+            multiple: The restorer's `multiple`.
         """
         flow = motion[::_STEP, ::_STEP].astype(np.float64).reshape(-1, 2)
         weight = np.abs(residual[::_STEP, ::_STEP]).ravel()
@@ -56,31 +56,31 @@ class Anchor:
         if not weight.any():
             return self
         x, y = (_median_step(flow[:, axis], weight) for axis in (0, 1))
-        return Anchor((self.right + x) % multiple, (self.down + y) % multiple)
+        return GridOffset((self.right + x) % multiple, (self.down + y) % multiple)
 
 
 def _median_step(motion: NDArray[np.float64], weight: NDArray[np.float32]) -> int:
-    """Whole pixels nearest to the motion that half of the weight does not exceed."""
+    """Return the weighted median of the motion, rounded to whole pixels."""
     steps = np.rint(motion.clip(-_FAR, _FAR)).astype(np.int64)
     total = np.cumsum(np.bincount(steps + _FAR, weight))
     return int(np.searchsorted(total, total[-1] / 2)) - _FAR
 
 
-def restore_anchored(
+def restore_with_offset(
     restorer: Restorer,
     rgb: Tensor,
-    anchor: Anchor,
+    offset: GridOffset,
     options: RestoreOptions,
     guidance: Guidance | None = None,
 ) -> Tensor:
-    """`restore_pixels` of (n, 3, h, w) in [0, 1], with the grid where the anchor has it.
+    """Restore (n, 3, h, w) in [0, 1] by `restore_pixels`, shifted on the grid.
 
-    Costs the network the restorer's `multiple` more pixels in height and width, wherever the
-    anchor is: a network that is compiled or captured for each size sees one more, not three.
+    Any shift adds the restorer's `multiple` pixels to height and width. So a network that is
+    compiled or captured for each size sees one more size, not three.
     """
     height, width = rgb.shape[-2:]
-    options = options.sized(restorer, (height, width))  # and not by what the grid adds
-    left, top, more = anchor.right, anchor.down, restorer.traits.multiple
+    options = options.sized(restorer, (height, width))  # without the margin
+    left, top, more = offset.right, offset.down, restorer.traits.multiple
     if not left and not top:
         return restore_pixels(restorer, rgb, options, guidance)
     mode = "reflect" if more < min(height, width) else "replicate"

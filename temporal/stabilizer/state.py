@@ -1,4 +1,4 @@
-"""What one frame leaves to the next: its picture, what restoring changed, and what is usual."""
+"""The state passed from one frame to the next: picture, residual, and usual values."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,26 +15,26 @@ Box = tuple[slice, slice]
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """What one frame leaves to the next."""
+    """The state that one frame passes to the next."""
 
     seen: NDArray[np.uint8]
     """(h, w, 3): the picture as the network saw it, in 8 bits."""
     brightness: Plane
-    """(h, w), of [0, 1]: the picture's, which tells the next frame where the rest belongs."""
-    steadied: Plane
-    """(h, w): the same without its flicker."""
+    """(h, w) in [0, 1]: brightness of the picture, by which the next frame aligns the rest."""
+    antialiased: Plane
+    """(h, w): the same after temporal anti-aliasing."""
     residual: Plane
     """(h, w): of brightness."""
     colors: Planes
-    """(2, h / 2, w / 2), rounded up: Cr and Cb of the steadied picture, 0 where it is gray."""
+    """(2, h / 2, w / 2), rounded up: Cr and Cb of the anti-aliased picture, 0 for gray."""
     residual_colors: Planes
     """(2, h / 2, w / 2): likewise the residual."""
     energies: Planes
-    """(2, h / 4, w / 4): of the residual's two bands, see `split`, as they usually are."""
-    unrest: Plane
-    """(h / 2, w / 2), of [0, 1]: how much the picture usually changes along its motion."""
-    lasts: Plane
-    """(h / 2, w / 2) in [0, 1]: whether what is steadied here has lasted so far."""
+    """(2, h / 4, w / 4): usual energies of the residual's two bands; see `split`."""
+    usual_flicker: Plane
+    """(h / 2, w / 2) in [0, 1]: usual change of the picture along its motion."""
+    persistence: Plane
+    """(h / 2, w / 2) in [0, 1]: 1 where the anti-aliased picture has stayed right so far."""
     alpha: Plane | None = None
     """(h, w) in [0, 1]."""
     depth: Plane | None = None
@@ -44,26 +44,26 @@ class Memory:
 
 
 def look(seen: NDArray[np.uint8], rgb: Picture, **more: Any) -> Memory:
-    """The memory of a picture, (h, w, 3) in [0, 1], that nothing was done to yet."""
+    """Make the memory of a picture (h, w, 3) in [0, 1] that is not restored yet."""
     brightness, colors = brighten(rgb)
     quarter = [-(-side // 4) for side in brightness.shape]
-    unrest = np.zeros(colors.shape[1:], np.float32)
+    usual_flicker = np.zeros(colors.shape[1:], np.float32)
     return Memory(
         seen=seen,
         brightness=brightness,
-        steadied=brightness,
+        antialiased=brightness,
         residual=np.zeros_like(brightness),
         colors=colors,
         residual_colors=np.zeros_like(colors),
         energies=np.zeros((2, *quarter), np.float32),
-        unrest=unrest,
-        lasts=1 - unrest,
+        usual_flicker=usual_flicker,
+        persistence=1 - usual_flicker,
         **more,
     )
 
 
 def add_residual(seen: Memory, restored: Picture) -> Memory:
-    """The memory of a picture, with what became of it: (h, w, 3) in [0, 1]."""
+    """Add the residual of a restored picture, (h, w, 3) in [0, 1], to its memory."""
     residual, colors = brighten(restored)
     residual -= seen.brightness
     colors -= seen.colors
@@ -72,7 +72,7 @@ def add_residual(seen: Memory, restored: Picture) -> Memory:
 
 
 def place(memory: Memory, old: Box, new: Box, *, ground: tuple[float, float, float]) -> Memory:
-    """A memory of the box `old` of a frame as one of the box `new`; `ground` is the matte."""
+    """Move a memory from the box `old` of a frame to the box `new`; `ground` is the matte."""
 
     def moved(plane: NDArray[Any], fill: Any, boxes: tuple[Box, Box] = (old, new)) -> NDArray[Any]:
         sides = [s.stop - s.start for s in boxes[1]]
@@ -92,13 +92,13 @@ def place(memory: Memory, old: Box, new: Box, *, ground: tuple[float, float, flo
     return Memory(
         seen=moved(memory.seen, [round(255 * value) for value in ground]),
         brightness=moved(memory.brightness, bright),
-        steadied=moved(memory.steadied, bright),
+        antialiased=moved(memory.antialiased, bright),
         residual=moved(memory.residual, 0),
         colors=np.stack([moved(p, t, halves) for p, t in zip(memory.colors, tints, strict=True)]),
         residual_colors=np.stack([moved(p, 0, halves) for p in memory.residual_colors]),
         energies=np.stack([moved(p, 0, quarters) for p in memory.energies]),
-        unrest=moved(memory.unrest, 0, halves),
-        lasts=moved(memory.lasts, 1, halves),
+        usual_flicker=moved(memory.usual_flicker, 0, halves),
+        persistence=moved(memory.persistence, 1, halves),
         alpha=alpha,
         depth=depth,
         age=memory.age,
@@ -106,6 +106,6 @@ def place(memory: Memory, old: Box, new: Box, *, ground: tuple[float, float, flo
 
 
 def _within(box: Box, cell: int) -> Box:
-    """Where a box, which begins at whole cells of so many pixels, is in planes of one for each."""
+    """Convert a box in pixels to cells; it begins at a whole cell."""
     rows, columns = (slice(s.start // cell, -(-s.stop // cell)) for s in box)
     return rows, columns

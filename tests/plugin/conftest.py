@@ -29,7 +29,7 @@ TEXTS = [(100, 400, "one"), (500, 700, "two")]
 
 
 def picture(index: int, size: tuple[int, int], depth: int = 8, channels: int = 3) -> Any:
-    """A smooth moving pattern, (h, w, channels), spanning most of the range."""
+    """Make a smooth moving pattern (h, w, channels) that spans most of the range."""
     rng = np.random.default_rng(7)
     field = cv2.resize(rng.random((6, 9, channels)).astype(np.float32), size[::-1])
     field = np.roll(field, 2 * index, axis=1)
@@ -40,7 +40,7 @@ def picture(index: int, size: tuple[int, int], depth: int = 8, channels: int = 3
 
 @dataclass
 class Contents:
-    """What a file holds, read without splatmend."""
+    """The contents of a file, read without splatmend."""
 
     pts: list[int]
     time_base: Fraction
@@ -240,7 +240,7 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def no_collections() -> Iterator[None]:
-    """For tests that raise at any line: one that comes in a collection's callback goes astray."""
+    """Switch the garbage collector off: an exception raised in its callback would be lost."""
     gc.collect()
     gc.disable()
     yield
@@ -249,31 +249,31 @@ def no_collections() -> Iterator[None]:
 
 @pytest.fixture
 def make_clip(tmp_path: Path) -> Callable[..., Path]:
-    """`make_clip("a.mp4", frames=24, ...)`: write a clip, see `write_clip`."""
+    """Give `make_clip("a.mp4", frames=24, ...)`, which writes a clip, see `write_clip`."""
     return lambda name, **options: write_clip(tmp_path / name, **options)
 
 
 @pytest.fixture
 def contents() -> Callable[[Path], Contents]:
-    """`contents(path)`: what a file holds, read without splatmend."""
+    """Give `contents(path)`: the contents of a file, read without splatmend."""
     return read_contents
 
 
 @pytest.fixture
 def make_picture() -> Callable[..., Any]:
-    """`make_picture(index, (h, w), depth, channels)`: the pattern that the clips show."""
+    """Give `make_picture(index, (h, w), depth, channels)`, which makes the clips' pattern."""
     return picture
 
 
 @pytest.fixture(scope="session")
 def copy() -> Any:
-    """The restorer that returns its input."""
+    """Load the restorer that returns its input."""
     return load_restorer("copy", device="cpu")
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A folder, and the origin under which pages in it are served."""
+    """Serve the pages of a folder; return the folder and their origin."""
     folder = tmp_path_factory.mktemp("site")
 
     class Quiet(SimpleHTTPRequestHandler):
@@ -295,7 +295,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
 
 @pytest.fixture
 def put(site: tuple[Path, str]) -> Callable[..., str]:
-    """`put("page.html", head)`: the address of a page, with this at the top of it."""
+    """Give `put("page.html", head)`, which returns the address of a page with `head` at its top."""
     from chromium import HERE
 
     folder, origin = site
@@ -310,7 +310,7 @@ def put(site: tuple[Path, str]) -> Callable[..., str]:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A page of Chromium; the test is skipped where there is none."""
+    """Open a page of Chromium; skip the test without Chromium."""
     from chromium import Browser, installed
 
     program = installed("chromium")

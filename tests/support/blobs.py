@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 
 def blobs(size: tuple[int, int], seed: int) -> NDArray[np.uint8]:
-    """(h, w, 3), a blob for every 73 pixels."""
+    """Make a picture (h, w, 3) with a blob for every 73 pixels."""
     dice = np.random.default_rng(seed)
     picture = np.full((*size, 3), 120, np.uint8)
     for _ in range(size[0] * size[1] // 73):

@@ -44,7 +44,7 @@ class TcpClient:
 
 
 class WebSocketClient:
-    """One binary message each."""
+    """Messages over a WebSocket, one binary message each."""
 
     def __init__(self, address: str, **options: Any) -> None:
         self._stack = ExitStack()

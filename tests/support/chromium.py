@@ -106,7 +106,7 @@ class Browser:
                 self.console.append(json.dumps(said["params"]["exceptionDetails"]))
 
     def open(self, url: str) -> None:
-        """Load a page, and forget what the one before said, also as it was left."""
+        """Load a page, and forget the log of the page before, up to its end."""
         self.call("Page.navigate", url="about:blank")
         wait_for(self, "document.readyState === 'complete'")
         self.console.clear()
@@ -114,7 +114,7 @@ class Browser:
         wait_for(self, "document.readyState === 'complete'")
 
     def evaluate(self, expression: str) -> Any:
-        """The value of an expression in the page, awaited."""
+        """Evaluate an expression in the page and await its value."""
         done = self.call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
@@ -122,7 +122,7 @@ class Browser:
         return done["result"].get("value")
 
     def screenshot(self) -> Any:
-        """(h, w, 3) uint8, BGR."""
+        """Return a screenshot (h, w, 3), uint8, BGR."""
         data = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
 
@@ -142,6 +142,6 @@ def wait_for(browser: Browser, condition: str) -> None:
 
 
 def attach(gateway: str, **options: Any) -> str:
-    """A script tag of the gateway's /attach.js with options as attributes."""
+    """Make a script tag of the gateway's /attach.js with options as attributes."""
     data = "".join(f" data-{name.replace('_', '-')}='{value}'" for name, value in options.items())
     return f'<script src="http://{gateway}/attach.js"{data}></script>'

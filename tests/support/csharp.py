@@ -51,7 +51,7 @@ class Driver:
 
 
 def connections(port: int) -> list[Any]:
-    """Those of this process at a port that it listens on."""
+    """Return this process's sockets at a port that it listens on."""
     every = psutil.Process().net_connections("tcp")
     found = [c for c in every if c.raddr and c.laddr.port == port]
     assert found

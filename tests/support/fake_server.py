@@ -1,4 +1,4 @@
-"""A server that answers as it is told, and what clients of it need."""
+"""A server that answers as the test tells it, and helpers for its clients."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The JavaScript client in Node, told what to do, and a server that does what the test says."""
+"""The JavaScript client in Node, and a server, both under the test's control."""
 
 import itertools
 import json
@@ -33,7 +33,7 @@ LIMITS = Limits()
 
 @cache
 def _find_node() -> tuple[str, str]:
-    """The program, and what is wrong with it."""
+    """Return the path of Node and an error text, empty if all is well."""
     found = shutil.which("node")
     if found is None:
         return "", "node is not installed"
@@ -52,7 +52,7 @@ def _node() -> str:
 
 
 class Node:
-    """A client in Node, told what to do line by line."""
+    """A client in Node, which takes its orders line by line."""
 
     def __init__(self, url: str, options: dict[str, Any], *flags: str) -> None:
         command = [_node(), *flags, HERE / "drive.cjs", CODE / "splatmend.js", url]
@@ -69,7 +69,7 @@ class Node:
         self._reader.start()
 
     def begin(self, act: str, **more: Any) -> Callable[[], Any]:
-        """Ask for something; call what is returned for the answer."""
+        """Send an order; return a function that waits for the answer."""
         number = next(self._numbers)
         answer = self._answers[number] = Queue()
         assert self._process.stdin is not None
@@ -104,7 +104,7 @@ class Node:
 
 
 class Script:
-    """A server that does what the test says: one connection at a time, message by message."""
+    """A server under the test's control: one connection at a time, message by message."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -166,7 +166,7 @@ class Script:
 
     def hang_up(self) -> None:
         if self._connection is not None:
-            # a reset, as a server that was killed leaves it
+            # a reset, as a killed server leaves it
             linger = struct.pack("ii", 1, 0)
             self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self._connection.close()

@@ -1,4 +1,4 @@
-"""What every test of a server needs: an address and an engine whose work shows."""
+"""Helpers for tests of servers: an address, and an engine with a visible effect."""
 
 import threading
 from collections.abc import Callable

@@ -22,7 +22,7 @@ DIALECTS = ("inria", "gaussian-avatars", "splatviz")
 
 
 def picture(index: int, size: tuple[int, int] = SIZE) -> Any:
-    """(h, w, 3), another one for each index."""
+    """Make a picture (h, w, 3), another one for each index."""
     ramp = np.arange(size[0] * size[1] * 3) * (2 * index + 1) + index
     return (ramp % 251).astype(np.uint8).reshape(*size, 3)
 
@@ -38,7 +38,7 @@ def look(eye: tuple[float, float, float], angle: float = 0.0) -> Any:
 
 
 def request(dialect: str = "inria", size: tuple[int, int] = SIZE, **changes: Any) -> dict[str, Any]:
-    """What viewers of a dialect send; matrices column by column."""
+    """Make the request of a dialect's viewer; matrices column by column."""
     common: dict[str, Any] = {
         "resolution_x": size[1], "resolution_y": size[0], "fov_x": 0.7, "fov_y": 0.5,
         "z_near": 0.01, "z_far": 10.0, "scaling_modifier": 1.0, "keep_alive": True,
@@ -151,7 +151,7 @@ class Viewer:
 
 
 class StubClient:
-    """Notes what it is given; inverts."""
+    """A client that inverts frames, and notes its arguments."""
 
     def __init__(self) -> None:
         self.options = ClientOptions()
@@ -173,7 +173,7 @@ def free_port() -> int:
     return port
 
 
-# what is on the wire
+# the bytes on the wire
 
 
 def parsed(message: dict[str, Any], **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Clips that move, and a restorer that boils on them."""
+"""Clips that move, and a restorer that flickers on them."""
 
 from itertools import pairwise
 
@@ -12,10 +12,10 @@ from splatmend.temporal import Stream, TemporalOptions
 SIZE = (96, 128)
 
 
-class Boiling:
+class Flickering:
     """A restorer whose detail depends on every bit of a frame, as that of a network may."""
 
-    traits = RestorerTraits("boiling", keeps_colors=True)
+    traits = RestorerTraits("flickering", keeps_colors=True)
     device = torch.device("cpu")
 
     def __init__(self, strength=0.04):
@@ -32,7 +32,7 @@ class Boiling:
         return (rgb + self.strength * torch.stack(noisy)).clamp(0, 1)
 
 
-class Sharpening(Boiling):
+class Sharpening(Flickering):
     """A restorer that makes detail twice as strong, whatever it shows."""
 
     name = "sharpening"
@@ -88,7 +88,7 @@ def colors(frames):
 
 
 def stream(restorer=None, **options):
-    return Stream(restorer or Boiling(), None, TemporalOptions(**options))
+    return Stream(restorer or Flickering(), None, TemporalOptions(**options))
 
 
 def flicker(frames):

@@ -1,4 +1,4 @@
-"""Wait for what another thread, process or server does. No test looks at a clock by itself."""
+"""Waits for another thread, process or server. No test looks at a clock by itself."""
 
 import sys
 import threading
@@ -19,7 +19,7 @@ def until(true: Callable[[], Any], seconds: float = 30) -> None:
 
 
 def is_waiting(thread: threading.Thread) -> bool:
-    """Whether a thread is held up by an event, a condition, a semaphore or the end of another."""
+    """Return whether a thread waits for an event, a condition, a semaphore or another's end."""
     frame = sys._current_frames().get(thread.ident or 0)
     if frame is None or frame.f_code.co_filename != threading.__file__:
         return False

@@ -77,7 +77,7 @@ class Wire:
         )  # fmt: skip
 
     def answers(self, count: int) -> dict[int, Any]:
-        """The answers to so many frames by id; every id once."""
+        """Receive the answers to `count` frames, by id; every id once."""
         found: dict[int, Any] = {}
         while len(found) < count:
             answer = self.receive()
@@ -89,7 +89,7 @@ class Wire:
 
 
 class Gate:
-    """An engine that says what it is given and waits until it may go on."""
+    """An engine that notes its frames and waits until it may go on."""
 
     def __init__(self, *, max_batch: int = 1, is_open: bool = False) -> None:
         self.batches: list[list[tuple[str, int]]] = []

@@ -23,15 +23,15 @@ from splatmend.core import (
     to_tensor,
 )
 from splatmend.temporal import Stream, TemporalOptions
-from splatmend.temporal.stabilizer.grid_offset import Anchor, restore_anchored
+from splatmend.temporal.stabilizer.grid_offset import GridOffset, restore_with_offset
 
-from streams import SIZE, Boiling, alpha_clip, clip, colors, flicker, stream, texture
+from streams import SIZE, Flickering, alpha_clip, clip, colors, flicker, stream, texture
 
 
 @pytest.mark.parametrize("motion", [True, False], ids=["supplied", "estimated"])
 def test_detail_moves_with_the_picture_instead_of_boiling(motion):
     frames = clip(10, motion=motion)
-    alone = restore_frames(Boiling(), frames)
+    alone = restore_frames(Flickering(), frames)
     steady = stream().restore(frames)
     assert flicker(steady) < 0.45 * flicker(alone)
     sharp, before = (
@@ -54,7 +54,7 @@ def test_the_first_frame_is_restored_as_a_frame_alone(dtype):
     color = (texture()[: SIZE[0], : SIZE[1]] / 255 * top).astype(dtype)
     frame = Frame(color=color)
     answers = stream().restore([frame, Frame(color=np.roll(color, 2, 1))])
-    assert np.array_equal(answers[0].color, restore_frames(Boiling(), [frame])[0].color)
+    assert np.array_equal(answers[0].color, restore_frames(Flickering(), [frame])[0].color)
     assert answers[1].color.dtype == dtype
     assert not np.array_equal(answers[1].color, answers[0].color)
 
@@ -106,7 +106,7 @@ def test_what_is_no_state_is_refused():
     state.restore(clip(2))
     good = state.export_state()
     for name in ("residual", "input", "numbers", "output"):
-        with pytest.raises(InputError, match="no state of a stream"):
+        with pytest.raises(InputError, match="not the state of a stream"):
             stream().import_state({k: v for k, v in good.items() if k != name})
     with pytest.raises(InputError, match="several sizes"):
         stream().import_state({**good, "residual": good["residual"][1:]})
@@ -143,7 +143,7 @@ def test_motion_that_is_not_finite_counts_as_none():
     broken = frames[1].motion.copy()
     broken[10:20], broken[30:40] = np.nan, np.inf
     frames[1] = Frame(color=frames[1].color, motion=broken, pts=1)
-    alone = restore_frames(Boiling(), frames)[1].color
+    alone = restore_frames(Flickering(), frames)[1].color
     answer = stream().restore(frames)[1].color
     assert np.abs(answer[12:18].astype(int) - alone[12:18]).max() <= 1
     assert np.abs(answer[60:].astype(int) - alone[60:]).max() > 3
@@ -164,8 +164,8 @@ def test_a_local_change_is_followed_at_once(moves, options):
             color[patch] = new[34:64, 48:98]
         changed.append((Frame(color=color, motion=frame.motion, pts=index), patch))
     inputs = [frame for frame, _ in changed]
-    alone = restore_frames(Boiling(0.02), inputs)
-    steady = stream(Boiling(0.02), **options).restore(inputs)
+    alone = restore_frames(Flickering(0.02), inputs)
+    steady = stream(Flickering(0.02), **options).restore(inputs)
     for index in (4, 5):
         here = np.zeros(SIZE, bool)
         here[changed[index][1]] = True
@@ -185,7 +185,7 @@ def test_a_local_change_is_followed_at_once(moves, options):
     assert step < 0.35 * np.abs(alone[4].color[inner].astype(float) - inputs[4].color[inner]).mean()
 
 
-def test_flicker_of_the_input_itself_is_steadied_and_nothing_ghosts():
+def test_flicker_of_the_input_itself_falls_without_ghosting():
     frames = clip(12)
     rng = np.random.default_rng(0)
     noisy = []
@@ -209,7 +209,7 @@ def test_flicker_of_the_input_itself_is_steadied_and_nothing_ghosts():
 
 
 def test_nothing_outlives_its_age():
-    class Glitch(Boiling):
+    class Glitch(Flickering):
         """Restores its first frame to something else."""
 
         def __call__(self, rgb):
@@ -232,7 +232,7 @@ def test_nothing_outlives_its_age():
 
 
 def test_a_network_that_overflows_once_spoils_one_frame():
-    class Overflowing(Boiling):
+    class Overflowing(Flickering):
         def __call__(self, rgb):
             result = super().__call__(rgb)
             return result * torch.nan if self.calls == 2 else result
@@ -253,15 +253,15 @@ def test_frames_with_alpha(kind):
         assert np.array_equal(answer.color[frame.alpha == 0], frame.color[frame.alpha == 0])
     inner = [(slice(90, 150), slice(70 + 12 * i, 110 + 12 * i)) for i in range(6)]
 
-    def boil(answers):
+    def flickering(answers):
         shown = [a.color[box].astype(float) for a, box in zip(answers, inner, strict=True)]
         return np.mean([np.abs(b - a).mean() for a, b in pairwise(shown)])
 
-    assert boil(steady) < 0.6 * boil(alone)
+    assert flickering(steady) < 0.6 * flickering(alone)
 
 
 def restore_frames_alone(frames):
-    return [restore_frames(Boiling(), [frame])[0] for frame in frames]
+    return [restore_frames(Flickering(), [frame])[0] for frame in frames]
 
 
 @pytest.mark.parametrize("name", available_restorers())
@@ -271,10 +271,10 @@ def test_every_restorer_takes_part(name):
     answers = Stream(restorer).restore(frames)
     alone = restore_frames_one_by_one(restorer, frames)
     assert np.array_equal(answers[0].color, alone[0].color)
-    # steadied, not replaced: the picture stays what the restorer makes of it on a grid moved along
+    # flicker falls, but the picture stays the restorer's own on a grid moved along
     rgb, below = to_tensor([frames[2].color]), restorer.traits.multiple
-    anchor = Anchor(4 % below, 2 % below)
-    moved = restore_anchored(restorer, rgb, anchor, RestoreOptions())
+    offset = GridOffset(4 % below, 2 % below)
+    moved = restore_with_offset(restorer, rgb, offset, RestoreOptions())
     (moved,) = from_tensor(moved, np.uint8)
     assert np.abs(answers[2].color.astype(int) - moved).mean() < 2
     if name == "copy":
@@ -296,10 +296,11 @@ def test_any_size(size):
 
 def test_strength_zero_and_gain_zero():
     frames = clip(3)
-    idle = Stream(Boiling(), RestoreOptions(strength=0))
+    idle = Stream(Flickering(), RestoreOptions(strength=0))
     assert colors(idle.restore(frames)) == colors(frames)
     forgetful = stream(gain=0, input_gain=0)
-    assert colors(forgetful.restore(frames)) == colors(restore_frames_one_by_one(Boiling(), frames))
+    alone = restore_frames_one_by_one(Flickering(), frames)
+    assert colors(forgetful.restore(frames)) == colors(alone)
 
 
 @pytest.mark.slow

@@ -4,12 +4,12 @@ import numpy as np
 
 from splatmend.core import Frame, restore_frames
 
-from streams import SIZE, Boiling, alpha_clip, clip, colors, stream, texture
+from streams import SIZE, Flickering, alpha_clip, clip, colors, stream, texture
 
 
 class TestIdle:
     def test_the_same_picture_gets_the_last_answer_without_the_network(self):
-        restorer = Boiling()
+        restorer = Flickering()
         one = stream(restorer)
         frames = clip(2)
         same = [Frame(color=frames[1].color.copy(), pts=i) for i in range(2, 9)]
@@ -24,15 +24,15 @@ class TestIdle:
         assert restorer.calls == 3
 
     def test_every_so_many_frames_it_is_restored_again(self):
-        restorer = Boiling()
+        restorer = Flickering()
         stream(restorer, refresh=5).restore(clip(1) * 11)
         assert restorer.calls == 3
-        restorer = Boiling()
+        restorer = Flickering()
         stream(restorer, refresh=1).restore(clip(1) * 4)
         assert restorer.calls == 4
 
     def test_only_what_is_visible_counts(self):
-        frame, restorer = alpha_clip(1)[0], Boiling()
+        frame, restorer = alpha_clip(1)[0], Flickering()
         hidden = frame.color.copy()
         hidden[0, -5:] = 77  # far outside the alpha box
         one = stream(restorer)
@@ -49,7 +49,7 @@ class TestIdle:
     def test_a_flat_colour_costs_no_memory_of_before(self):
         flat = [Frame(color=np.full((*SIZE, 3), 90, np.uint8))] * 3
         answers = stream(refresh=1).restore(flat)
-        assert np.array_equal(answers[0].color, restore_frames(Boiling(), flat[:1])[0].color)
+        assert np.array_equal(answers[0].color, restore_frames(Flickering(), flat[:1])[0].color)
 
 
 class TestReset:

@@ -1,6 +1,6 @@
 """Pairs from avatars: real ones thinned, and avatars made of portraits.
 
-`thinning` damages Gaussians and `thin_and_render` renders both versions. `from_portrait` and
+`thinning` degrades Gaussians and `thin_and_render` renders both versions. `from_portrait` and
 `retexture` make avatars with `fit_colors`. `rendered_pairs` writes their pairs.
 """
 

@@ -1,8 +1,10 @@
-"""Colours that make an avatar's Gaussians look like a picture.
+"""A fit of an avatar's colours to a picture.
 
-Given the geometry a frame is linear in the colours (`blend_weights`), so they follow by
-iteration: SIRT (Gilbert 1972, "Iterative methods for the three-dimensional reconstruction of an
-object from projections").
+For fixed geometry a frame is linear in the colours (`blend_weights`), so an iteration solves for
+them.
+
+Source: Gilbert 1972, "Iterative methods for the three-dimensional reconstruction of an object
+from projections" (SIRT).
 """
 
 import warnings
@@ -17,14 +19,14 @@ __all__ = ["Coloring"]
 
 
 class Coloring:
-    """What one camera sees of the Gaussians, whatever their colours."""
+    """The weights of Gaussians in one camera's frame, independent of their colours."""
 
     def __init__(self, splats: Splats, camera: Camera) -> None:
         weights = blend_weights(splats, camera)
         self._weights = _by_rows(weights)  # (pixels, n)
         self._back = _by_rows(weights.T)  # (n, pixels)
         self.alpha = self._weights @ torch.ones(len(splats), 1)
-        """(pixels, 1): how much of each pixel they cover."""
+        """(pixels, 1): coverage of each pixel."""
 
     def solve(
         self,
@@ -36,10 +38,10 @@ class Coloring:
         least: float = 1e-3,
         leash: float = 1.0,
     ) -> Tensor:
-        """Colours (n, 3) in [0, 1] that show `picture` (3, h, w) where `inside` (h, w) is not 0.
+        """Fit colours (n, 3) in [0, 1] to `picture` (3, h, w) where `inside` (h, w) is not 0.
 
-        What is hardly seen keeps the colour of `start` (n, 3): one that is seen in less than
-        `least` pixels moves slower, and none moves further than `leash`.
+        Hidden Gaussians keep their colours of `start` (n, 3). A Gaussian visible in less than
+        `least` pixels changes more slowly, and none changes by more than `leash`.
         """
         target = picture.flatten(1).T * self.alpha  # premultiplied
         known = inside.flatten()[:, None] * (self.alpha > 0.05)
@@ -53,7 +55,7 @@ class Coloring:
 
 
 def _by_rows(matrix: Tensor) -> Tensor:
-    """Sparse COO to CSR, which multiplies many times faster."""
+    """Convert sparse COO to CSR, which multiplies many times faster."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*CSR tensor support is in beta", UserWarning)
         return matrix.to_sparse_csr()

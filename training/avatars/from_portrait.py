@@ -1,28 +1,28 @@
-"""`splatmend relief`: avatars made of portraits alone, whole and damaged.
+"""`splatmend relief`: avatars made of portraits alone, whole and degraded.
 
 splatmend relief faces/ --out pairs/ --count 500
 
-Every portrait becomes an avatar of its own: the 2-D Gaussians that `resplatting` places by its
-detail are laid on a relief of the head, each with the footprint it had, and take the colours
-that show the portrait from the front. Behind them lie a soft underlay and a dark back, which
-shine through where the avatar is thinned. So there is hair, and the whole one is as sharp as
-its portrait; the shape is a guess (inflated from the outline, with a nose), which is enough to
-move layers against each other.
+Each portrait becomes an avatar. The 2-D Gaussians that `resplatting` places by its detail are
+laid on a relief of the head, each with its own footprint. Their colours show the portrait from
+the front. Behind them lie a soft layer and a dark back, which shine through where the avatar is
+thinned. So there is hair, and the whole avatar is as sharp as its portrait. The shape is a guess
+(inflated from the outline, with a nose), which is enough for parallax between layers.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from splatmend.core.command_line import Positional, parse, shown
 from splatmend.core.pixels import to_tensor
 from splatmend.core.resample import blur
 from splatmend.training.avatars.fit_colors import Coloring
@@ -38,8 +38,8 @@ from splatmend.training.gaussians.spherical_harmonics import plain_harmonics
 __all__ = ["ReliefConfig", "lift", "main", "make_avatar", "relief"]
 
 _ROUNDS = 12
-_LEAST = 0.3  # pixels in which a Gaussian must be seen for its colour to move at full speed
-_LEASH = 0.2  # furthest that a colour moves from the portrait's: hidden ones must not turn wild
+_LEAST = 0.3  # pixels in which a Gaussian must be visible for its colour to change at full speed
+_LEASH = 0.2  # largest change of a colour, because hidden Gaussians are unconstrained
 _STEEPEST = 1.7  # slope of the relief at its rim, depth over width
 
 
@@ -47,21 +47,21 @@ _STEEPEST = 1.7  # slope of the relief at its rim, depth over width
 class ReliefConfig(PairsConfig):
     """Write folders `whole` and `thin` of renders with alpha, matched by name."""
 
-    faces: tyro.conf.Positional[Path]
+    faces: Annotated[Path, Positional, shown("FACES")]
     """Aligned portraits, best of 512 x 512 and more; of a folder with a manifest.json the
     training split."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`splatmend relief ...`; errors are the caller's to report."""
-    relief(tyro.cli(ReliefConfig, args=arguments, prog="splatmend relief"))
+    """Run `splatmend relief ...`; errors are the caller's to report."""
+    relief(parse(ReliefConfig, arguments, prog="splatmend relief", description=str(__doc__)))
 
 
 def relief(config: ReliefConfig) -> None:
-    """Write the pairs that are not there yet: each is named by the seed and its number.
+    """Write the missing pairs; each is named by the seed and its number.
 
     Raises:
-        InputError: portraits that cannot be used; `out` has pairs of other settings.
+        InputError: the portraits cannot be used, or `out` has pairs of other settings.
     """
     cache = config.out / "foreground"
     portraits = load_portraits(config.faces, "train", cache=cache, foreground=True)
@@ -74,15 +74,15 @@ def relief(config: ReliefConfig) -> None:
 
 
 def make_avatar(portrait: Portrait, rng: np.random.Generator, camera: Camera) -> Splats:
-    """An avatar that `camera` sees as the portrait, relit and mirrored at random.
+    """Make an avatar that looks like the portrait from `camera`, relit and mirrored at random.
 
-    It stands about the origin and looks along +z. The portrait must have its foreground.
+    It stands at the origin and looks along +z. The portrait must have its foreground.
     """
     color, alpha = _draw_subject(portrait, rng)
     distance = camera.position.norm().item()
-    unit = distance / camera.focal  # what a pixel spans at the origin
+    unit = distance / camera.focal  # width of a pixel at the origin
     front = distance - unit * _draw_relief(alpha[0, 0].numpy(), rng)
-    back = 2 * distance - front  # of the head, mirrored in the plane through the origin
+    back = 2 * distance - front  # the front, mirrored in the plane through the origin
     layers = [*_draw_skin(color, front, unit, rng), *_draw_depths(color, front, back, unit, rng)]
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     laid = [_lay(layer, alpha, camera, rng, generator) for layer in layers]
@@ -107,17 +107,17 @@ class _Layer:
     depth: NDArray[np.float64]
     opacity: float
     uneven: float = 0.0
-    """How far a Gaussian's opacity may fall below it, as a share."""
+    """Largest reduction of a Gaussian's opacity, as a share."""
     inset: int = 0
-    """How far it stays inside the outline, pixels: large Gaussians reach beyond their centres."""
+    """Distance of centres to the outline, pixels: large Gaussians reach beyond their centres."""
     rough: float = 0.0
-    """Standard deviation of its place along the view, world units."""
+    """Standard deviation of depth, world units."""
 
 
 def _draw_skin(
     color: Tensor, front: NDArray[np.float64], unit: float, rng: np.random.Generator
 ) -> list[_Layer]:
-    """One or two fine layers, which show the portrait."""
+    """Draw one or two fine layers, which show the portrait."""
     count, opacity = int(rng.integers(1, 3)), rng.uniform(0.65, 0.98)
     options = SplatOptions(
         spacing=rng.uniform(1.6, 2.6) * 1.25 ** (count - 1),
@@ -139,7 +139,7 @@ def _draw_depths(
     unit: float,
     rng: np.random.Generator,
 ) -> list[_Layer]:
-    """A soft layer under the skin, and one for the back of the head."""
+    """Draw a soft layer under the skin, and one for the back of the head."""
     fine, coarse = (
         SplatOptions(spacing=rng.uniform(low, low + 3), detail=0.3, spread=0.9) for low in (3, 4)
     )
@@ -157,7 +157,7 @@ def _lay(
     rng: np.random.Generator,
     generator: torch.Generator,
 ) -> tuple[Splats, Tensor]:
-    """Its Gaussians, and the colours (m, 3) that they have in its picture."""
+    """Place the Gaussians of a layer, with their colours (m, 3) in its picture."""
     inside = F.max_pool2d(-alpha, 2 * layer.inset + 1, 1, layer.inset).neg()
     gaussians = place(layer.picture, layer.options, generator, alpha=inside)
     count = gaussians.center.shape[1]
@@ -174,7 +174,7 @@ def _lay(
 
 
 def _draw_subject(portrait: Portrait, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Colour (1, 3, 512, 512), drawn on beyond the outline, and coverage (1, 1, 512, 512)."""
+    """Draw colour (1, 3, 512, 512), extended beyond the outline, and coverage (1, 1, 512, 512)."""
     assert portrait.foreground is not None
 
     def scaled(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -188,9 +188,9 @@ def _draw_subject(portrait: Portrait, rng: np.random.Generator) -> tuple[Tensor,
 
 
 def _draw_relief(inside: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float64]:
-    """How far the head comes forward, (h, w) in pixels: round, with a nose, sockets and folds."""
+    """Draw the height of the head, (h, w) in pixels: round, with a nose, eye sockets and folds."""
     outline = np.pad(cv2.GaussianBlur(inside, (0, 0), 4) > 0.5, 1)
-    outline[-1] = outline[-2]  # the neck goes on below
+    outline[-1] = outline[-2]  # the neck continues below
     rim = cv2.distanceTransform(outline.astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     falling = 1 - np.clip(rim / rng.uniform(70, 140), 0, 1)
     depth = rng.uniform(80, 150) * np.sqrt(1 - falling**2)
@@ -219,25 +219,25 @@ def lift(
     flat: float = 0.2,
     away: Tensor | None = None,
 ) -> Splats:
-    """Lay one picture's Gaussians on a surface, so that `camera` sees the footprints they had.
+    """Lay one picture's Gaussians on a surface, with the same footprints in `camera`.
 
     Args:
-        gaussians: Of one picture of the camera's size, lengths in pixels.
-        camera: Whose picture it is.
-        depth: Of the surface along the camera's axis, (h, w) in world units.
-        opacity: Of each, (m,) in [0, 1].
-        flat: Thickness over width.
-        away: How far each lies behind the surface, (m,) in world units.
+        gaussians: the Gaussians of one picture of the camera's size, lengths in pixels.
+        depth: depth of the surface along the camera's axis, (h, w) in world units.
+        camera: the camera of the picture.
+        opacity: opacity of each, (m,) in [0, 1].
+        flat: thickness over width.
+        away: distance of each behind the surface, (m,) in world units.
 
     Returns:
-        Black Gaussians: their colours are the caller's to find.
+        Black Gaussians; the caller finds their colours.
     """
     center, angle, sigma = gaussians.center[0], gaussians.angle[0], gaussians.sigma[0]
     middle = center.new_tensor((camera.width / 2, camera.height / 2))
     u, v = ((center + 0.5 - middle) / camera.focal).T
     z, across, down = _read_surface(depth, center, camera.focal)
     one = z / camera.focal
-    # how the point moves when the pixel does: the surface's tangents
+    # derivative of the point by the pixel: the surface's tangents
     right = torch.stack((one + u * across, v * across, across), -1)
     below = torch.stack((u * down, one + v * down, down), -1)
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]
@@ -261,7 +261,7 @@ def lift(
 
 
 def _read_surface(depth: Tensor, center: Tensor, focal: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Depth (h, w) and its bounded slopes along x and y, per pixel, at pixels (m, 2); each (m,)."""
+    """Read depth (h, w) and its bounded slopes along x and y, per pixel, at pixels (m, 2)."""
     planes = torch.stack((depth, *reversed(torch.gradient(depth))))
     z, across, down = read_at(planes[None], center[None])[0].T
     steep = (torch.hypot(across, down) * focal / (_STEEPEST * z)).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Pairs of avatars that were made: whole and damaged, from random cameras, with alpha."""
+"""Pairs of made avatars: whole and degraded, from random cameras, with alpha."""
 
 import math
 import sys
@@ -15,12 +15,12 @@ from splatmend.training.avatars.thinning import fade, grow, jitter, merge, prune
 from splatmend.training.gaussians.ply import Splats
 from splatmend.training.gaussians.rasterizer import Camera, render
 
-__all__ = ["SIDE", "PairsConfig", "bend", "draw_damage", "front_camera", "write_pairs"]
+__all__ = ["SIDE", "PairsConfig", "bend", "degrade_avatar", "front_camera", "write_pairs"]
 
 SIDE = 512
-"""Of every picture, in pixels."""
+"""Side of every picture, in pixels."""
 _WAVES = 4
-_BEND = 0.02  # most that one wave moves, of the head's radius
+_BEND = 0.02  # largest shift by one wave, as a share of the head's radius
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +28,21 @@ class PairsConfig:
     """Where pairs go, and which."""
 
     out: Path
+    """Folder for the folders of pictures."""
     count: int = 500
+    """Number of pairs."""
     distance: float = 0.8
     """From the camera to the origin, in the avatar's units."""
     fov: float = 30.0
     """Vertical field of view, degrees."""
     seed: int = 0
+    """Names every random choice; pairs of another seed need another folder."""
     references: bool = False
     """Also write the whole avatar as another camera sees it, to a third folder, `other`."""
 
 
 def write_pairs(config: PairsConfig, make: Callable[[np.random.Generator], Splats]) -> None:
-    """Write the pairs that are not there yet: each is named by the seed and its number.
+    """Write the missing pairs; each is named by the seed and its number.
 
     Raises:
         InputError: `out` has pairs of other settings; only their number may change.
@@ -57,7 +60,7 @@ def write_pairs(config: PairsConfig, make: Callable[[np.random.Generator], Splat
         with torch.inference_mode():
             whole = bend(make(rng), rng)
             camera, low_pass = _draw_camera(config, rng)
-            views = [(draw_damage(whole, rng), camera), (whole, camera)]
+            views = [(degrade_avatar(whole, rng), camera), (whole, camera)]
             if config.references:
                 views.append((whole, _draw_camera(config, rng)[0]))
             for stem, (splats, seen_by) in zip(stems, views, strict=True):
@@ -65,8 +68,8 @@ def write_pairs(config: PairsConfig, make: Callable[[np.random.Generator], Splat
     sys.stdout.write(f"{config.count} pairs in {', '.join(map(str, folders))}\n")
 
 
-def draw_damage(whole: Splats, rng: np.random.Generator) -> Splats:
-    """Merged by decimating, mostly; else pruned and grown, moved, or faded."""
+def degrade_avatar(whole: Splats, rng: np.random.Generator) -> Splats:
+    """Decimate most avatars by merging; prune and grow, move, or fade the others."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     kind = rng.random()
     if kind < 0.75:
@@ -84,7 +87,7 @@ def draw_damage(whole: Splats, rng: np.random.Generator) -> Splats:
 
 
 def bend(splats: Splats, rng: np.random.Generator) -> Splats:
-    """Another head: stretched along each axis and bent by a few long waves."""
+    """Stretch a head along each axis and bend it by a few long waves."""
     stretch = torch.tensor(rng.uniform(0.9, 1.1, 3), dtype=torch.float32)
     sizes = splats.log_scale + stretch.log().mean()
     size = (splats.center - splats.center.median(0).values).norm(dim=1).quantile(0.9).item()
@@ -99,12 +102,12 @@ def bend(splats: Splats, rng: np.random.Generator) -> Splats:
 
 
 def front_camera(config: PairsConfig) -> Camera:
-    """Before the face, on +z."""
+    """Place a camera before the face, on +z."""
     return _camera(config, yaw=0.0, pitch=0.0, nearer=1.0)
 
 
 def _draw_camera(config: PairsConfig, rng: np.random.Generator) -> tuple[Camera, float]:
-    """A camera before the face, and the low-pass of one engine or the other."""
+    """Draw a camera before the face, and the low-pass of one of two engines."""
     yaw, pitch = rng.normal(0, 0.2), rng.uniform(-0.15, 0.15)
     camera = _camera(config, yaw=yaw, pitch=pitch, nearer=rng.uniform(0.7, 1.1))
     return camera, 0.3 if rng.random() < 0.5 else 0.075

@@ -2,24 +2,25 @@
 
 splatmend retexture avatar.ply faces/ --out pairs/ --count 600
 
-What thinning does to an avatar follows from how its Gaussians lie: translucent layers, fringes
-that fray, large ones over small. One avatar shows it on one face only. So its Gaussians take
-the colours that make it look like a portrait. Whole and damaged, the dressed avatar is then
-rendered from a random camera, with alpha. What `relief` makes is sharper and has hair; this has
-the geometry of a real avatar.
+The effect of thinning depends on the arrangement of an avatar's Gaussians: translucent layers,
+frayed fringes, large ones over small. One avatar shows this on one face only. So its Gaussians
+take the colours of a portrait. Whole and degraded, the recoloured avatar is rendered from a
+random camera, with alpha. Avatars of `relief` are sharper and have hair; these have the geometry
+of a real avatar.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 
+from splatmend.core.command_line import Positional, parse, shown
 from splatmend.core.errors import InputError
 from splatmend.core.pixels import from_tensor, to_tensor
 from splatmend.training.avatars.fit_colors import Coloring
@@ -43,9 +44,9 @@ _ROUNDS = 25
 class RetextureConfig(PairsConfig):
     """Write folders `whole` and `thin` of renders with alpha, matched by name."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, Positional, shown("AVATAR.ply")]
     """A 3DGS PLY file of a head that looks along +z, y up."""
-    faces: tyro.conf.Positional[Path]
+    faces: Annotated[Path, Positional, shown("FACES")]
     """Aligned portraits; of a folder with a manifest.json the training split."""
     eyes: Eyes | None = None
     """Where the camera at `distance` sees the avatar's eyes on a picture of 512 x 512: x and y of
@@ -55,15 +56,18 @@ class RetextureConfig(PairsConfig):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`splatmend retexture ...`; errors are the caller's to report."""
-    retexture(tyro.cli(RetextureConfig, args=arguments, prog="splatmend retexture"))
+    """Run `splatmend retexture ...`; errors are the caller's to report."""
+    retexture(
+        parse(RetextureConfig, arguments, prog="splatmend retexture", description=str(__doc__))
+    )
 
 
 def retexture(config: RetextureConfig) -> None:
-    """Write the pairs that are not there yet: each is named by the seed and its number.
+    """Write the missing pairs; each is named by the seed and its number.
 
     Raises:
-        InputError: an avatar or portraits that cannot be used; `out` has pairs of other settings.
+        InputError: the avatar or the portraits cannot be used, or `out` has pairs of other
+            settings.
     """
     wardrobe = Wardrobe(read_ply(config.source), config)
     cache = config.out / "foreground"
@@ -78,10 +82,10 @@ def retexture(config: RetextureConfig) -> None:
 
 
 class Wardrobe:
-    """One avatar's Gaussians, to be dressed in the colours of portraits.
+    """One avatar's Gaussians, which take the colours of portraits.
 
     Raises:
-        InputError: its eyes are neither named nor found.
+        InputError: its eyes are neither given nor found.
         ModelError: dlib or its models are not installed.
     """
 
@@ -96,14 +100,14 @@ class Wardrobe:
         self._screen = camera.focal * point[:, :2] / point[:, 2:] + middle
 
     def dress(self, face: NDArray[np.uint8], rng: np.random.Generator) -> Splats:
-        """The avatar in the colours of a portrait (h, w, 3), relit and mirrored at random."""
+        """Recolour the avatar by a portrait (h, w, 3), relit and mirrored at random."""
         pixels = np.ascontiguousarray(face[:, ::-1]) if rng.random() < 0.5 else face
         shown, inside = self._lay(np.asarray(draw_relit(to_tensor([pixels]), rng)[0]))
         colors = self._coloring.solve(shown, inside, self._sampled(shown), rounds=_ROUNDS)
         return replace(self._splats, harmonics=plain_harmonics(colors))
 
     def _lay(self, face: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
-        """A portrait (3, h, w) where the avatar's face is, (3, 512, 512), and where it reaches."""
+        """Warp a portrait (3, h, w) to the avatar's face, (3, 512, 512), with its coverage."""
         side = face.shape[1]
         theirs = _frame_of(np.array(self._config.face_eyes) * side / SIDE)
         matrix = cv2.getAffineTransform(theirs, _frame_of(np.array(self._eyes)))
@@ -114,7 +118,7 @@ class Wardrobe:
         return torch.from_numpy(shown).permute(2, 0, 1).contiguous(), torch.from_numpy(inside)
 
     def _sampled(self, shown: Tensor) -> Tensor:
-        """The picture's colour at each centre, hidden ones too: what shows where they thin out."""
+        """Read the picture's colour at each centre; hidden ones need it too, if others are gone."""
         return read_at(shown[None], self._screen[None] - 0.5)[0].contiguous()
 
 
@@ -130,7 +134,7 @@ def _find_eyes(front: Tensor) -> Eyes:
 
 
 def _frame_of(eyes: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Both eyes and a point at a right angle: what is turned, scaled and moved, not sheared."""
+    """List both eyes and a point at a right angle, which define a similarity without shear."""
     left, right = eyes
     turned = np.array((left[1] - right[1], right[0] - left[0]))
     return np.array((left, right, left + turned), np.float32)

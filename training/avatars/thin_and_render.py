@@ -12,14 +12,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 import torch
-import tyro
 from tqdm import tqdm
 
+from splatmend.core.command_line import OmitArgPrefixes, Positional, parse, shown
 from splatmend.core.errors import InputError
 from splatmend.training.avatars.thinning import fade, grow, jitter, merge, prune
 from splatmend.training.gaussians.gsplat_backend import Backend, pick_backend
@@ -27,7 +27,12 @@ from splatmend.training.gaussians.ply import Splats, read_ply, write_ply
 from splatmend.training.gaussians.rasterizer import Camera, Render
 
 __all__ = [
+    "ArcCameras",
+    "Drawing",
+    "FrameDrawing",
+    "Lens",
     "RenderConfig",
+    "RenderFiles",
     "ThinConfig",
     "check_seen",
     "claim",
@@ -37,17 +42,17 @@ __all__ = [
 ]
 
 _LEAST_SEEN = 0.02
-"""Share of the frame; a head fills a third."""
+"""Smallest share of the frame that the avatar may cover; a head fills a third."""
 
 
 @dataclass(frozen=True)
 class ThinConfig:
     """Write a damaged copy of an avatar. Steps run in the order of the options."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, Positional, shown("AVATAR.ply")]
     """A 3DGS PLY file."""
-    target: tyro.conf.Positional[Path]
-    """The PLY to write; it must not exist."""
+    target: Annotated[Path, Positional, shown("LIGHT.ply")]
+    """The PLY file to write; it must not exist."""
     keep: float = 1.0
     """Share of the Gaussians left by merging neighbours of like colour, as decimating tools do."""
     prune: float = 1.0
@@ -59,34 +64,71 @@ class ThinConfig:
     fade: float = 1.0
     """Factor of every opacity, at most 1."""
     seed: int = 0
+    """Names every random choice."""
 
 
 @dataclass(frozen=True)
-class RenderConfig:
-    """Render an avatar along an arc of cameras: PNG with alpha, cameras.json beside them."""
+class RenderFiles:
+    """The avatar, and the folder for its renders."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, Positional, shown("AVATAR.ply")]
     """A 3DGS PLY file."""
-    out: tyro.conf.Positional[Path]
-    """Folder for 0000.png, 0001.png, ..."""
-    frames: int = 20
-    yaw: tuple[float, float] = (-23.0, 23.0)
-    """First and last angle around the vertical axis, degrees; 0 looks along -z."""
-    pitch: tuple[float, float] = (0.0, 0.0)
-    """First and last angle above the horizon, degrees."""
+    out: Annotated[Path, Positional, shown("FOLDER")]
+    """Folder that receives the files."""
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Distance, direction and size of every view."""
+
     distance: float = 0.8
     """From the camera to `target`, in the avatar's units."""
     target: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Point that the cameras look at, in the avatar's units."""
     fov: float = 30.0
     """Vertical field of view, degrees."""
     size: tuple[int, int] = (512, 512)
     """Height and width in pixels."""
+
+
+@dataclass(frozen=True)
+class Arc:
+    """An arc of cameras."""
+
+    frames: int = 20
+    """Number of views along the arc."""
+    yaw: tuple[float, float] = (-23.0, 23.0)
+    """First and last angle around the vertical axis, degrees; 0 looks along -z."""
+    pitch: tuple[float, float] = (0.0, 0.0)
+    """First and last angle above the horizon, degrees."""
+
+
+@dataclass(frozen=True)
+class ArcCameras(Lens, Arc):
+    """An arc of cameras."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How Gaussians become pixels."""
+
     low_pass: float = 0.3
     """Square pixels added to each variance: 0.3 as gsplat, 0.075 as the PlayCanvas engine."""
-    planes: bool = False
-    """Also write 0000.npz with float16 depth and backward motion (x, y, pixels; frame 0: none)."""
     backend: Backend = "auto"
     """gsplat needs CUDA and is many times faster; auto takes it where both are at hand."""
+
+
+@dataclass(frozen=True)
+class FrameDrawing(Drawing):
+    """How Gaussians become pixels."""
+
+    planes: bool = False
+    """Also write 0000.npz with float16 depth and backward motion (x, y, pixels; frame 0: none)."""
+
+
+@dataclass(frozen=True)
+class RenderConfig(FrameDrawing, ArcCameras, RenderFiles):
+    """Render an avatar along an arc of cameras: PNG with alpha, cameras.json beside them."""
 
     def __post_init__(self) -> None:
         if self.frames < 1 or min(self.size) < 1 or self.distance <= 0 or not 0 < self.fov < 180:
@@ -96,18 +138,34 @@ class RenderConfig:
             )
 
 
+@dataclass(frozen=True)
+class _RenderOptions:
+    """The options of `splatmend render`, in groups."""
+
+    files: Annotated[RenderFiles, OmitArgPrefixes]
+    cameras: Annotated[ArcCameras, OmitArgPrefixes] = ArcCameras()
+    drawing: Annotated[FrameDrawing, OmitArgPrefixes] = FrameDrawing()
+
+
 def thin_main(arguments: Sequence[str] | None = None) -> None:
-    """`splatmend thin ...`; errors are the caller's to report."""
-    thin_avatar(tyro.cli(ThinConfig, args=arguments, prog="splatmend thin"))
+    """Run `splatmend thin ...`; errors are the caller's to report."""
+    about = str(ThinConfig.__doc__)
+    thin_avatar(parse(ThinConfig, arguments, prog="splatmend thin", description=about))
 
 
 def render_main(arguments: Sequence[str] | None = None) -> None:
-    """`splatmend render ...`; errors are the caller's to report."""
-    render_avatar(tyro.cli(RenderConfig, args=arguments, prog="splatmend render"))
+    """Run `splatmend render ...`; errors are the caller's to report."""
+    about = str(RenderConfig.__doc__)
+    given = parse(_RenderOptions, arguments, prog="splatmend render", description=about)
+    render_avatar(RenderConfig(**vars(given.files), **vars(given.cameras), **vars(given.drawing)))
 
 
 def thin_avatar(config: ThinConfig) -> None:
-    """Damage `source` and write it to `target`."""
+    """Write a degraded copy of `source` to `target`.
+
+    Raises:
+        InputError: `target` exists, `source` cannot be read, or an option is out of range.
+    """
     if config.target.exists():
         raise InputError(f"{config.target} exists: remove it or name another target")
     whole = splats = read_ply(config.source)
@@ -122,7 +180,7 @@ def thin_avatar(config: ThinConfig) -> None:
 
 
 def render_avatar(config: RenderConfig) -> None:
-    """Render every camera of the arc; a frame appears under its name only when it is whole."""
+    """Render every camera of the arc; final names appear only when the files are complete."""
     splats, draw = read_ply(config.source), pick_backend(config.backend)
     config.out.mkdir(parents=True, exist_ok=True)
     cameras = list(_arc(config))
@@ -136,13 +194,18 @@ def render_avatar(config: RenderConfig) -> None:
     sys.stdout.write(f"{len(cameras)} frames written to {config.out}\n")
 
 
-def claim(folder: Path, settings: Mapping[str, Any], what: str) -> None:
-    """Note in a folder with what settings its files are made, or refuse to mix those of two.
+def claim(folder: Path, settings: Mapping[str, Any], contents: str) -> None:
+    """Store the settings of a folder's files, or refuse to mix files of different settings.
 
-    Paths count in full, wherever they are typed; where the folder itself is does not.
+    Paths are compared in full; the folder's own location does not count.
+
+    Args:
+        folder: the folder.
+        settings: its settings; "out" is ignored.
+        contents: a word for its files, for the message.
 
     Raises:
-        InputError: the folder has `what` of other settings.
+        InputError: the folder has files of other settings.
     """
     lasting = {
         name: value.resolve() if isinstance(value, Path) else value
@@ -152,19 +215,19 @@ def claim(folder: Path, settings: Mapping[str, Any], what: str) -> None:
     note, text = folder / "settings.json", json.dumps(lasting, indent=1, default=str)
     if note.exists() and note.read_text() != text:
         raise InputError(
-            f"{folder} has {what} of other settings ({note}): use them again, or another folder"
+            f"{folder} has {contents} of other settings ({note}): use them again, or another folder"
         )
     note.write_text(text)
 
 
 def check_seen(share: float, avatar: Splats, source: Path, fov: float) -> None:
-    """Refuse an empty stage: avatars come in many places and units.
+    """Check that the cameras see the avatar; avatars come in many places and units.
 
     Args:
-        share: Of a frame, what the avatar covers.
-        avatar: Where it is tells where to look.
-        source: Its file, for the message.
-        fov: Vertical field of view, degrees.
+        share: the share of a frame that the avatar covers.
+        avatar: the avatar, whose position gives the proposed target.
+        source: its file, for the message.
+        fov: vertical field of view, degrees.
 
     Raises:
         InputError: the avatar covers less than a fiftieth of the frame.

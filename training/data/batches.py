@@ -1,4 +1,4 @@
-"""What a run trains on, drawn by number: no state is kept, so resuming needs none."""
+"""The batches of a training run, drawn by number: no state is kept, so resuming needs none."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,27 +46,27 @@ __all__ = [
 ]
 
 CHANCES = 8
-"""Random numbers that each sample brings along."""
+"""Random numbers that come with each sample."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops of one step, each plane (n, 3, h, w) in [0, 1]; of sequences frame by frame."""
+    """The crops of one step, each plane (n, 3, h, w) in [0, 1]; sequences come frame by frame."""
 
     degraded: Tensor
     clean: Tensor
     chance: Tensor
-    """(n, 8) even numbers in [0, 1), a sample's own: for what a network leaves out at random.
-    The frames of a sequence share theirs."""
+    """(n, 8) uniform numbers in [0, 1) of each sample, for random dropout in a network.
+    The frames of a sequence share them."""
     flow: Tensor | None = None
     """(clips, k - 1, 2, h, w) backward motion in pixels, for sequences of k frames."""
     valid: Tensor | None = None
-    """(clips, k - 1, 1, h, w) where it holds."""
+    """(clips, k - 1, 1, h, w) mask of valid motion."""
     guidance: Guidance | None = None
-    """Of references, for crops that have any."""
+    """Guidance by references, for crops that have any."""
 
     def to(self, device: str | torch.device) -> "Batch":
-        """The same on another device."""
+        """Copy the batch to another device."""
         degraded, clean, chance = (
             plane.to(device) for plane in (self.degraded, self.clean, self.chance)
         )
@@ -75,19 +75,20 @@ class Batch:
         return Batch(degraded, clean, chance, flow, valid, hint)
 
     def as_clips(self, pictures: Tensor) -> Tensor:
-        """(n, 3, h, w) as (clips, k, 3, h, w)."""
+        """View (n, 3, h, w) as (clips, k, 3, h, w)."""
         clips = 1 if self.flow is None else len(self.flow)
         return pictures.view(clips, -1, *pictures.shape[1:])
 
 
 Draw = Callable[..., tuple[Tensor, ...]]
-"""(degraded, clean), with references (degraded, clean, proposal and confidence), for sequences
-(degraded, clean, flow, valid), for the keywords seed, step, batch, crop and first; can be sent to
-a worker."""
+"""A function of the keywords seed, step, batch, crop and first that can be sent to a worker.
+
+It gives (degraded, clean), with references (degraded, clean, proposal and confidence), and for
+sequences (degraded, clean, flow, valid)."""
 
 
 def open_data(config: TrainConfig) -> tuple[Draw, Draw | None]:
-    """What the run trains on, and what it validates on, if anything.
+    """Open the training data of a run and its validation data, if any.
 
     Raises:
         InputError: a folder, a manifest or a pair cannot be used.
@@ -124,7 +125,7 @@ def _check_sides(pairs: list[Pair], crop: int) -> None:
 
 
 def load_people(folder: Path, split: Split, work: Path) -> list[Portrait]:
-    """Portraits of one split, cut out where they serve to train; masks are kept under `work`."""
+    """Load the portraits of one split, with foreground masks for training; `work` caches these."""
     cut_out = split == "train" and has_manifest(folder)
     return load_portraits(folder, split, cache=work / "foreground", foreground=cut_out)
 
@@ -177,15 +178,15 @@ def _augmented(
 
 
 def _generator(*name: int) -> torch.Generator:
-    """A generator of its own for every name."""
+    """Create a generator from a name."""
     return torch.Generator().manual_seed(int(np.random.default_rng(name).integers(2**62)))
 
 
 class _Steps(Dataset[Batch]):
     """The batches of one process, by number: a worker needs nothing else.
 
-    An update of p processes with a accumulated batches of b crops is made of the crops
-    0 .. p a b - 1 of its step, whoever draws them.
+    An update of p processes with a accumulated batches of b crops consists of the crops
+    0 .. p a b - 1 of its step, independent of their distribution to processes.
     """
 
     def __init__(self, draw: Draw, config: TrainConfig, rank: int, processes: int) -> None:
@@ -207,7 +208,7 @@ class _Steps(Dataset[Batch]):
 
 
 def make_batch(drawn: tuple[Tensor, ...], chance: Tensor) -> Batch:
-    """What a `Draw` gave, with the numbers (samples, 8) of its crops or sequences."""
+    """Make a batch of a `Draw`'s result and the numbers (samples, 8) of its crops or sequences."""
     if len(drawn) == 2:
         degraded, clean = drawn
         return Batch(degraded, clean, chance)
@@ -223,7 +224,7 @@ def make_batch(drawn: tuple[Tensor, ...], chance: Tensor) -> Batch:
 def load_batches(
     draw: Draw, config: TrainConfig, *, start: int, rank: int = 0, processes: int = 1
 ) -> DataLoader[Batch]:
-    """The batches from update `start` on, in order, whatever the number of workers."""
+    """Load the batches from update `start` on, in order, with any number of workers."""
     return DataLoader(
         _Steps(draw, config, rank, processes),
         batch_size=None,
@@ -234,5 +235,5 @@ def load_batches(
 
 
 def start_worker(_: int) -> None:
-    """OpenCV's threads do not survive a fork."""
+    """Switch off OpenCV's threads, which do not survive a fork."""
     cv2.setNumThreads(0)

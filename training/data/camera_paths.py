@@ -1,7 +1,7 @@
 """Moving clips made from one picture: a camera path over its splats, and the clean truth.
 
-The Gaussians are placed once and then moved, as an avatar's are, so the damage
-sticks to the head from frame to frame instead of boiling.
+The Gaussians are placed once and then moved, like an avatar's. So the degradation sticks to the
+head and does not flicker.
 """
 
 import math
@@ -25,14 +25,14 @@ __all__ = ["CameraPath", "View", "look", "move", "splat_clip"]
 
 @dataclass(frozen=True)
 class View:
-    """A similarity from picture to frame: turn and scale about a focus that lands in the middle."""
+    """A similarity from picture to frame: rotation and scale about a focus, which is centred."""
 
     focus: tuple[float, float]
-    """x, y in pixels of the picture."""
+    """Position x, y in pixels of the picture."""
     zoom: float
     """Frame pixels over picture pixels."""
     roll: float
-    """Radians, clockwise on the screen."""
+    """Angle in radians, clockwise on the screen."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class CameraPath:
     focus: tuple[float, float]
     zoom: float = 1.0
     sway: float = 0.03
-    """Amplitude of the pan, of the frame's side."""
+    """Amplitude of the pan, as a share of the frame's side."""
     breathe: float = 0.06
-    """Amplitude of the zoom."""
+    """Relative amplitude of the zoom."""
     roll: float = 0.03
     """Amplitude of the roll in radians."""
 
     def at(self, phase: float, side: int) -> View:
-        """The view at `phase` in [0, 1) of the loop, for frames of `side` pixels."""
+        """Compute the view at `phase` in [0, 1) of the loop, for frames of `side` pixels."""
         turn = 2 * math.pi * phase
         reach = self.sway * side / self.zoom
         x = self.focus[0] + reach * math.sin(turn)
@@ -67,7 +67,10 @@ def splat_clip(
     side: int = 512,
     seed: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (degraded, clean) frames, each (1, 3, side, side) in [0, 1], of (1, 3, h, w)."""
+    """Splat a picture (1, 3, h, w) and yield (degraded, clean) frames along a path.
+
+    Each frame is (1, 3, side, side) in [0, 1].
+    """
     gaussians = place(picture, options, torch.Generator().manual_seed(seed))
     for index in range(frames):
         view = path.at(index / frames, side)
@@ -77,7 +80,7 @@ def splat_clip(
 
 
 def move(gaussians: Gaussians, view: View, side: int) -> Gaussians:
-    """The Gaussians as the view shows them on a frame of `side` pixels."""
+    """Transform the Gaussians to their places in a view, on a frame of `side` pixels."""
     cos, sin = math.cos(view.roll) * view.zoom, math.sin(view.roll) * view.zoom
     rotation = gaussians.center.new_tensor(((cos, sin), (-sin, cos)))
     middle = (side - 1) / 2
@@ -91,7 +94,7 @@ def move(gaussians: Gaussians, view: View, side: int) -> Gaussians:
 
 
 def look(picture: Tensor, view: View, side: int) -> Tensor:
-    """(1, c, h, w) through the view -> (1, c, side, side); the picture's edge repeats beyond it."""
+    """Look at (1, c, h, w) through the view -> (1, c, side, side); the edge repeats outside."""
     height, width = picture.shape[-2:]
     line = torch.arange(side, device=picture.device, dtype=picture.dtype) - (side - 1) / 2
     y, x = torch.meshgrid(line, line, indexing="ij")

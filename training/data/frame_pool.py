@@ -1,9 +1,9 @@
-"""Training crops from a pool of degraded frames, each used many times before it goes.
+"""Training crops from a pool of degraded frames, each used many times before it is replaced.
 
-Degrading costs far more than training on the result, and a crop says nothing of what lies
-beyond it. So whole portraits are degraded, several crops are cut from each, and the pool is
-renewed frame by frame. Frame and crop follow from (seed, step, index) alone, as everywhere
-in training: a run that was stopped and resumed sees what an uninterrupted one sees.
+Degrading costs far more than training on the result. So whole portraits are degraded, several
+crops are cut from each, and the pool is renewed frame by frame. Frame and crop follow from (seed,
+step, index) alone, as everywhere in training: a resumed run sees the same data as an
+uninterrupted one.
 """
 
 from collections.abc import Sequence
@@ -22,21 +22,21 @@ from splatmend.training.data.rolling_pool import RollingPool
 
 __all__ = ["FramePool"]
 
-_CELL = 32  # sides of smaller frames are multiples of it
-_SMALLER = 0.45
+_CELL = 32  # sides of smaller frames are multiples of this
+_SMALLER = 0.45  # share of portraits that become smaller frames
 _Frames = tuple[NDArray[np.uint8], ...]
 
 
 class FramePool:
-    """Draws (degraded, clean) crops, each (batch, 3, crop, crop) in [0, 1]; see `batches.Draw`.
+    """A source of (degraded, clean) crops, (batch, 3, crop, crop) in [0, 1]; see `batches.Draw`.
 
-    With `references` it draws (degraded, clean, guidance), the last (batch, 4, crop, crop): the
-    picture that a reference proposes, and the confidence.
+    With `references` it draws (degraded, clean, guidance). The last is (batch, 4, crop, crop):
+    the picture that a reference proposes, and the confidence.
 
-    `size` frames are at hand, one is renewed every `renew` updates. `pair_share` of the frames
-    are real or prepared `pairs`, the rest portraits; of both, a share `undamaged` comes as it
-    should be, so that the network learns what to leave alone. `splat_targets` and
-    `steps_share` are `draw_pair`'s.
+    The pool holds `size` frames and renews one every `renew` updates. A share `pair_share` of the
+    frames are real or prepared `pairs`, the rest portraits. A share `undamaged` of both stays
+    clean, so the network learns to leave clean frames alone. `splat_targets` and `steps_share`
+    are those of `draw_pair`.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class FramePool:
     def __call__(
         self, *, seed: int, step: int, batch: int, crop: int, first: int = 0
     ) -> tuple[Tensor, ...]:
-        """Sample i is named by (seed, step, first + i)."""
+        """Draw crops; sample i is named by (seed, step, first + i)."""
         picked = self._pool.pick(seed=seed, step=step, batch=batch, crop=crop, first=first)
         planes = zip(*(_cut(frames, crop, rng) for frames, rng in picked), strict=True)
         degraded, clean, *guidance = (to_tensor(plane) for plane in planes)
         return (degraded, clean, torch.cat(guidance, 1)) if guidance else (degraded, clean)
 
     def _draw_frame(self, seed: int, number: int, crop: int) -> _Frames:
-        rng = np.random.default_rng((seed, number))  # two words name a frame, three a crop
-        degraded, clean, *other = self._draw_damaged(rng, seed, number, crop)
+        rng = np.random.default_rng((seed, number))  # two numbers name a frame, three a crop
+        degraded, clean, *other = self._draw_degraded(rng, seed, number, crop)
         degraded = clean if rng.random() < self._undamaged else degraded
         if not self._references:
             return degraded, clean
@@ -78,10 +78,12 @@ class FramePool:
         known = other[0] if other else None
         return draw_guided(degraded, clean, rng, other=known, stranger=stranger)
 
-    def _draw_damaged(self, rng: np.random.Generator, seed: int, number: int, crop: int) -> _Frames:
-        """A pair, or a portrait as large as it is, or a smaller frame of one; 8 bits.
+    def _draw_degraded(
+        self, rng: np.random.Generator, seed: int, number: int, crop: int
+    ) -> _Frames:
+        """Draw a pair, a portrait in its own size, or a smaller frame of one; 8 bits.
 
-        A smaller frame shows anything between a window and the whole portrait (`draw_window`).
+        A smaller frame shows a window of the portrait or all of it (`draw_window`).
         """
         if rng.random() < self._pair_share:
             return draw_pair_frame(self._pairs[int(rng.integers(len(self._pairs)))], rng, crop)
@@ -103,17 +105,17 @@ class FramePool:
 
 
 def _cut(frames: _Frames, crop: int, rng: np.random.Generator) -> _Frames:
-    """One window of all, mirrored or not; half of the time the worst of three."""
+    """Cut one window of all frames, perhaps mirrored; half of the time the worst of three."""
     height, width = frames[0].shape[:2]
 
     def window() -> tuple[slice, slice]:
         top, left = (int(rng.integers(side - crop + 1)) for side in (height, width))
         return slice(top, top + crop), slice(left, left + crop)
 
-    def damage(area: tuple[slice, slice]) -> float:
+    def error(area: tuple[slice, slice]) -> float:
         degraded, clean = (frame[area].astype(np.int16) for frame in frames[:2])
         return float(np.abs(degraded - clean).mean())
 
-    area = max(window(), window(), window(), key=damage) if rng.random() < 0.5 else window()
+    area = max(window(), window(), window(), key=error) if rng.random() < 0.5 else window()
     flip = slice(None, None, -1 if rng.random() < 0.5 else 1)
     return tuple(np.ascontiguousarray(frame[area][:, flip]) for frame in frames)

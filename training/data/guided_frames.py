@@ -1,8 +1,9 @@
-"""Training frames with a reference: what `splatmend.core.references` proposes for them.
+"""Training frames with a reference, and the guidance by `splatmend.core.references`.
 
-A reference is another clean picture of the person where there is one, else the target itself as
-another camera might have seen it: moved by a smooth warp, in other light. Some are missing, some
-show a stranger, some are blurred or compressed, so that the network learns when not to listen.
+A reference is another clean picture of the person where there is one. Otherwise it is the target
+itself as another camera might have seen it: moved by a smooth warp, in other light. Some
+references are missing, show a stranger, or are blurred or compressed, so that the network learns
+to ignore bad ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,17 +20,17 @@ __all__ = ["draw_guided", "draw_moved", "other_pictures"]
 
 Picture = NDArray[np.uint8]
 Guided = tuple[Picture, Picture, Picture, Picture]
-"""Degraded, clean and proposed (h, w, 3), and the confidence of the proposal (h, w)."""
+"""Degraded, clean and proposed (h, w, 3), and the confidence in the proposal (h, w)."""
 
 _MISSING, _STRANGER, _OTHER = 0.05, 0.08, 0.4
 """Shares without a reference, with a stranger's, and (of the rest) with another picture of the
-person, where there is one."""
+person, if there is one."""
 _RELIT, _COMPRESSED, _BLURRED = 0.6, 0.3, 0.08
 """Shares of references in other light, as JPEG, and out of focus."""
 
 
 def other_pictures(portraits: Sequence[Portrait]) -> Mapping[str, Picture]:
-    """For each portrait's name another picture of the same person, where there is one."""
+    """Map each portrait's name to another picture of the same person, if there is one."""
     people: dict[str, list[Portrait]] = {}
     for portrait in portraits:
         if portrait.identity:
@@ -54,10 +55,10 @@ def draw_guided(
 
     Args:
         degraded: (h, w, 3).
-        clean: Its target, of the same size.
-        rng: Draws what the reference is.
-        other: Another clean picture of the person, of any size.
-        stranger: A picture of another person, of any size.
+        clean: its target, of the same size.
+        rng: draws the kind of reference.
+        other: another clean picture of the person, of any size.
+        stranger: a picture of another person, of any size.
     """
     reference = _draw_reference(clean, rng, other, stranger)
     if reference is None:
@@ -96,15 +97,15 @@ def _draw_reference(
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.uniform(70, 95))]
         stored = cv2.imencode(".jpg", np.ascontiguousarray(picture), quality)[1]
         picture = np.asarray(cv2.imdecode(stored, cv2.IMREAD_COLOR), np.uint8)
-    # one plain colour is no reference
+    # a picture of one plain colour is useless as a reference
     return picture if cv2.meanStdDev(picture)[1].max() > 4 else None
 
 
 def draw_moved(picture: Picture, rng: np.random.Generator) -> Picture:
-    """A picture (h, w, 3) as another camera or another moment might have shown it.
+    """Warp a picture (h, w, 3) as if by another camera or at another moment.
 
-    Tilted, scaled and sheared a little, bulged around the middle as a turning head, and bent by
-    smooth waves as a face that moves. Half of the time it moves by a quarter of all that.
+    It is tilted, scaled and sheared a little, bulged around the middle like a turning head, and
+    bent by smooth waves like a moving face. Half of the time the motion is a quarter of this.
     """
     height, width = picture.shape[:2]
     side, much = min(height, width), 1.0 if rng.random() < 0.5 else 0.25
@@ -133,6 +134,6 @@ def draw_moved(picture: Picture, rng: np.random.Generator) -> Picture:
 def _field(
     rng: np.random.Generator, size: tuple[int, int], amplitude: float, cells: int
 ) -> NDArray[np.float32]:
-    """A smooth vector field (h, w, 2) of so many waves, in pixels."""
+    """Draw a smooth vector field (h, w, 2) of `cells` waves a side, in pixels."""
     draw = rng.normal(0, amplitude, (cells, cells, 2)).astype(np.float32)
     return np.asarray(cv2.resize(draw, size[::-1], interpolation=cv2.INTER_CUBIC))

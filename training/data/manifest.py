@@ -1,7 +1,7 @@
 """The list of pairs that `splatmend prepare` writes and training reads: JSON, one pair a line.
 
-Paths are relative to the manifest's folder. A line needs no more than `degraded` and `clean`,
-so that pairs from any renderer can be listed by hand or by a script.
+Paths are relative to the manifest's folder. Only `degraded` and `clean` are required, so pairs
+from any renderer can be listed by hand or by a script.
 """
 
 import json
@@ -22,25 +22,25 @@ __all__ = ["PairRecord", "append_record", "read_manifest", "repair_manifest", "w
 
 @dataclass(frozen=True)
 class PairRecord:
-    """One line: where a pair lies and how its damage can be repeated."""
+    """One line: the files of a pair, and the data to repeat its degradation."""
 
     degraded: Path
     clean: Path
     alpha: Path | None = None
-    """Coverage of the subject, 8 bits, grey; None where the whole frame is the subject."""
+    """Coverage of the subject, 8 bits, grey; None if the whole frame is the subject."""
     regions: Path | None = None
     """Indices into `REGIONS`, 8 bits, grey."""
     split: Split = "train"
     identity: str = ""
-    """Who it shows: pictures of one person must not be in two splits."""
+    """The person shown: pictures of one person must not be in two splits."""
     seed: int | None = None
     parser: str | None = None
-    """Which region parser drew `regions`."""
+    """Name of the region parser that drew `regions`."""
     native_scale: float = 1.0
-    """Pixels that the source had across the crop over pixels that are stored."""
+    """Pixels of the source across the crop over stored pixels."""
     strengths: RegionStrengths | None = None
     steps: tuple[Drawn, ...] = ()
-    """What turned clean into degraded, in this order; empty for real pairs."""
+    """The steps that turned clean into degraded, in this order; empty for real pairs."""
 
 
 @overload
@@ -54,15 +54,15 @@ def read_manifest(path: Path, *, skip: Literal[True]) -> tuple[list[PairRecord],
 def read_manifest(
     path: Path, *, skip: bool = False
 ) -> list[PairRecord] | tuple[list[PairRecord], list[str]]:
-    """Read every pair; files that a line names must be there.
+    """Read every pair; the files in each line must exist.
 
     Args:
         path: the manifest.
         skip: leave bad lines out and return (records, complaints), one for each bad line.
 
     Raises:
-        InputError: no manifest; without `skip` also the first bad line, by file and number,
-            and a manifest without any pair.
+        InputError: the manifest cannot be read. Without `skip` also: a line is bad (the message
+            gives file and line), or there is no pair.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -89,13 +89,13 @@ def read_manifest(
 
 
 def append_record(path: Path, record: PairRecord) -> None:
-    """Add one line in a single write: a kill leaves one torn line at most, and it is the last."""
+    """Append one line in a single write: a kill tears the last line at most."""
     with path.open("ab", buffering=0) as file:
         file.write(_to_line(record))
 
 
 def repair_manifest(path: Path) -> None:
-    """Cut off the last line if a kill left it torn; nothing to do where there is no file."""
+    """Cut off the last line if a kill has torn it; a missing file is fine."""
     if not path.exists():
         return
     with path.open("r+b") as file:
@@ -104,7 +104,7 @@ def repair_manifest(path: Path) -> None:
 
 
 def write_manifest(path: Path, records: Iterable[PairRecord]) -> None:
-    """Write all lines anew; the old file stays until the new one is whole."""
+    """Write all lines anew; the old file stays until the new one is complete."""
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_bytes(b"".join(_to_line(record) for record in records))
     unfinished.replace(path)

@@ -1,4 +1,4 @@
-"""Training crops from pairs on disk: real renders with their references, or prepared ones."""
+"""Training crops from pairs on disk: real renders with their truths, or prepared pairs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -29,13 +29,13 @@ from splatmend.training.data.portraits import Split, draw_ground
 __all__ = ["Pair", "Part", "draw_pair_batch", "draw_pair_frame", "folder_poses", "prepared_pairs"]
 
 Part = Literal["train", "held out"]
-_FARTHEST = 0.45  # a head that fills a frame of 512 is then as large as viewers mostly show it
+_FARTHEST = 0.45  # scales a head that fills a frame of 512 to its usual size in viewers
 _read = lru_cache(maxsize=64)(read_layers)  # an avatar has few poses, and a pose many crops
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One damaged picture, the good one, and where the subject is."""
+    """A degraded picture, the clean one, and the box around the subject."""
 
     degraded: Path
     clean: Path
@@ -46,15 +46,14 @@ class Pair:
 
 
 def folder_poses(folders: str, part: Part, *, holdout: int, skip_bad: bool = False) -> list[Pair]:
-    """The poses of "RENDERS:TRUTHS" or "RENDERS:TRUTHS:OTHERS", matched by file name.
+    """List the poses of "RENDERS:TRUTHS" or "RENDERS:TRUTHS:OTHERS", matched by file name.
 
-    OTHERS are further clean pictures of the same people, for training with references.
-
-    With `holdout` k above 0 every k-th pose, in the order of the names, is held out.
+    OTHERS are further clean pictures of the same people, for training with references. With
+    `holdout` k above 0 every k-th pose, in the order of the names, is held out.
 
     Raises:
-        InputError: no folder, no name in common, an empty part, or a pair that cannot be
-            used, which `skip_bad` leaves out instead.
+        InputError: a folder is missing, no name is common, the part is empty, or a pair cannot
+            be used. `skip_bad` leaves such a pair out instead.
     """
     both, third = _split_third(folders)
     renders, references = split_folders(both)
@@ -76,16 +75,16 @@ def folder_poses(folders: str, part: Part, *, holdout: int, skip_bad: bool = Fal
 
 
 def _split_third(folders: str) -> tuple[str, str]:
-    """RENDERS:TRUTHS[:OTHERS] -> RENDERS:TRUTHS and OTHERS, "" without."""
+    """Split RENDERS:TRUTHS[:OTHERS] into RENDERS:TRUTHS and OTHERS, which may be ""."""
     parts = folders.split(":")
     return (folders, "") if len(parts) != 3 else (":".join(parts[:2]), parts[2])
 
 
 def prepared_pairs(manifest: Path, split: Split, *, skip_bad: bool = False) -> list[Pair]:
-    """The pairs of one split of what `splatmend prepare` made.
+    """List the pairs of one split of a manifest of `splatmend prepare`.
 
     Raises:
-        InputError: a line or a pair that cannot be used, unless `skip_bad` leaves it out.
+        InputError: a line or a pair cannot be used, and `skip_bad` does not leave it out.
     """
     if skip_bad:
         records, complaints = read_manifest(manifest, skip=True)
@@ -103,7 +102,7 @@ def _checked(
     skip_bad: bool,
     complaints: Sequence[str] = (),
 ) -> list[Pair]:
-    """Read every pair once, before the first step: what is wrong should be said at once."""
+    """Read every pair once, so that errors are reported before the first step."""
     pairs, complaints = [], list(complaints)
     for degraded, clean in tqdm(list(files), desc=f"reading {source}", leave=False):
         try:
@@ -127,8 +126,8 @@ def draw_pair_batch(
 ) -> tuple[Tensor, Tensor]:
     """Draw (degraded, clean), each (batch, 3, crop, crop) in [0, 1].
 
-    Sample i is named by (seed, step, first + i). Windows lie around points of the subject,
-    half of them are mirrored, and what has alpha is laid on a ground of its own.
+    Sample i is named by (seed, step, first + i). Windows lie around points of the subject, and
+    half of them are mirrored. Pictures with alpha are laid over a random background.
 
     Raises:
         InputError: a picture smaller than the crop.
@@ -141,13 +140,13 @@ def draw_pair_batch(
 def draw_pair_frame(
     pair: Pair, rng: np.random.Generator, crop: int
 ) -> tuple[NDArray[np.uint8], ...]:
-    """A whole pair (degraded, clean), (h, w, 3), on one ground; also another picture, if any.
+    """Draw a whole pair (degraded, clean), (h, w, 3), on one background; also `pair.other`, if any.
 
-    Some keep part of the damage, and half are scaled down, as far as a crop of theirs allows:
-    what a camera further away sees.
+    Some keep only part of the degradation. Half are scaled down, as seen from further away, as
+    far as the crop size allows.
 
     Raises:
-        InputError: it is smaller than the crops that it shall lend.
+        InputError: the pair is smaller than the crop.
     """
     _check_room(min(pair.size), crop, pair.degraded)
     height, width = pair.size
@@ -196,7 +195,7 @@ def _check_room(length: int, crop: int, file: Path) -> None:
 
 
 def _window(side: slice, length: int, crop: int, rng: np.random.Generator, file: Path) -> slice:
-    """`crop` pixels around a point of the box, inside the picture."""
+    """Draw `crop` pixels around a point of the box, inside the picture."""
     _check_room(length, crop, file)
     low, high, _ = side.indices(length)
     start = int(np.clip(rng.integers(low, high) - crop // 2, 0, length - crop))

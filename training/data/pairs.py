@@ -1,4 +1,4 @@
-"""Fixed (degraded, clean) pairs for judging: degraded portraits and real renders."""
+"""Fixed (degraded, clean) pairs for evaluation: degraded portraits and real renders."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,26 +39,25 @@ PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 
 @dataclass(frozen=True)
 class PairSource:
-    """One pair to judge by, loaded when it is called."""
+    """One pair for evaluation, loaded when it is called."""
 
     name: str
     """File name of the degraded picture."""
     load: Callable[[], tuple[Tensor, Tensor]]
     reference: Path | None = None
-    """The whole reference, where the pair is only the box around what it shows."""
+    """The file of the whole clean picture, if the pair is only the box around the subject."""
     render: Path | None = None
-    """The whole degraded picture, likewise."""
+    """The file of the whole degraded picture, likewise."""
 
     def __call__(self) -> tuple[Tensor, Tensor]:
-        """(degraded, clean), each (1, 3, h, w) in [0, 1]."""
+        """Load (degraded, clean), each (1, 3, h, w) in [0, 1]."""
         return self.load()
 
 
 def portrait_pairs(folder: Path) -> list[PairSource]:
-    """The test split of `folder`, each portrait degraded by a fixed recipe of its own.
+    """List the test split of `folder`, each portrait degraded by a fixed recipe of its own.
 
-    Portraits whose recipe does nothing are left out: there is nothing to mend in them, and
-    an infinite PSNR would spoil the mean.
+    Portraits whose recipe does nothing are left out: an infinite PSNR would spoil the mean.
     """
     portraits = load_portraits(folder, "test")
     seeds = range(_EVALUATION_SEED, _EVALUATION_SEED + len(portraits))
@@ -78,7 +77,7 @@ def _degraded(portrait: Portrait, seed: int) -> tuple[Tensor, Tensor]:
 def split_folders(
     folders: str, form: str = "--pairs takes RENDERS:REFERENCES"
 ) -> tuple[Path, Path]:
-    """RENDERS:REFERENCES -> both folders; `form` begins the message.
+    """Split RENDERS:REFERENCES into both folders; `form` begins the error message.
 
     Raises:
         InputError: one of them is missing.
@@ -90,17 +89,17 @@ def split_folders(
 
 
 def held_out(index: int, every: int) -> bool:
-    """Whether pose `index` is one of those that training must not see: the last of each `every`."""
+    """Check that pose `index` is held out from training: the last of each `every`."""
     return every > 0 and index % every == every - 1
 
 
 def folder_pairs(renders: Path, references: Path, *, holdout: int = 0) -> list[PairSource]:
-    """Pictures of equal name in two folders, cut to the box around what the reference shows.
+    """List pictures of equal name in two folders, cut to the box around the reference's subject.
 
-    With `holdout` k above 0 only those poses that `held_out` names.
+    With `holdout` k above 0 only the poses of `held_out` are listed.
 
     Raises:
-        InputError: no folder, or no name that both have.
+        InputError: a folder is missing, or no name is common.
     """
     names = matched_names(renders, references)
     if holdout:
@@ -109,7 +108,7 @@ def folder_pairs(renders: Path, references: Path, *, holdout: int = 0) -> list[P
 
 
 def manifest_pairs(manifest: Path, split: Split = "test") -> list[PairSource]:
-    """The pairs of one split of what `splatmend prepare` made, cut as those of folders.
+    """List the pairs of one split of a manifest, cut like those of `folder_pairs`.
 
     Raises:
         InputError: the manifest cannot be read, or has no pair of that split.
@@ -126,10 +125,10 @@ def _boxed_pair(render: Path, reference: Path) -> PairSource:
 
 
 def matched_names(renders: Path, references: Path) -> list[str]:
-    """File names of pictures that both folders have, sorted.
+    """List the file names of pictures that both folders have, sorted.
 
     Raises:
-        InputError: no folder, or no name that both have.
+        InputError: a folder is missing, or no name is common.
     """
     for folder in (renders, references):
         if not folder.is_dir():
@@ -145,7 +144,7 @@ def matched_names(renders: Path, references: Path) -> list[str]:
 
 
 def names_to_learn_from(renders: Path, references: Path, *, holdout: int) -> list[str]:
-    """File names of the poses that `folder_pairs` leaves out with the same `holdout`.
+    """List the file names of the poses that `folder_pairs` leaves out with the same `holdout`.
 
     Raises:
         InputError: as `matched_names`.
@@ -161,7 +160,7 @@ def _boxed(render: Path, reference: Path) -> tuple[Tensor, Tensor]:
 
 
 def read_pair(render: Path, reference: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Both pictures of a pair as `read_picture` gives them, of one size.
+    """Read both pictures of a pair with `read_picture`.
 
     Raises:
         InputError: one cannot be read, or their sizes differ.
@@ -176,7 +175,7 @@ def read_pair(render: Path, reference: Path) -> tuple[NDArray[np.uint8], NDArray
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
-    """RGB (h, w, 3); a picture with alpha is laid over white.
+    """Read a picture as RGB (h, w, 3); one with alpha is laid over white.
 
     Raises:
         InputError: it cannot be read.
@@ -189,7 +188,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
 
 
 def read_layers(path: Path) -> NDArray[np.uint8]:
-    """RGB (h, w, 3), or RGB with straight alpha (h, w, 4), of an 8-bit picture.
+    """Read an 8-bit picture as RGB (h, w, 3), or RGB with straight alpha (h, w, 4).
 
     Raises:
         InputError: it cannot be read.
@@ -204,9 +203,9 @@ def read_layers(path: Path) -> NDArray[np.uint8]:
 
 
 def subject_box(picture: NDArray[np.uint8]) -> tuple[slice, slice]:
-    """The box around everything that differs from a plain ground, with a rim of 8 pixels.
+    """Find the box around everything that differs from a plain background, with a rim of 8 pixels.
 
-    The ground is the colour of the top left pixel; a plain ground dilutes every mean.
+    The background is the colour of the top left pixel. A plain background dilutes every mean.
     """
     difference = np.abs(picture.astype(np.int16) - picture[0, 0]).max(2) > 12
     rows, columns = np.flatnonzero(difference.any(1)), np.flatnonzero(difference.any(0))

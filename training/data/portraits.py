@@ -1,7 +1,7 @@
 """Portraits, split by person, and the training crops drawn from them.
 
-A crop is named by (seed, step, index) alone: no state is kept, so a run that was
-stopped and resumed sees exactly the pictures that an uninterrupted one sees.
+A crop is named by (seed, step, index) alone. No state is kept, so a resumed run sees exactly the
+pictures of an uninterrupted one.
 """
 
 import json
@@ -41,18 +41,17 @@ __all__ = [
 
 Split = Literal["train", "val", "test"]
 
-
 _MANIFEST = "manifest.json"
 _STRENGTHS = RegionStrengths(skin=0.8)
-"""How hard the fourteen steps strike a head whose regions are not known."""
+"""Strength of the fourteen steps on a head whose regions are unknown."""
 _WORSE = Augmentation(blobs=0.4, noise=0.4, noise_sigma=(1.0, 8.0), blob_sigma=(0.002, 0.015))
-"""Blobs and noise after them: more often and milder than the seed's table, which struck a crop."""
-_SKIP_SETS = frozenset({"composite"})  # averages of several people: too smooth to be a target
+"""Blobs and noise after the steps: more often and milder than in the seed's table for crops."""
+_SKIP_SETS = frozenset({"composite"})  # averages of several people, too smooth for a target
 
 
 @dataclass(frozen=True, eq=False)
 class Portrait:
-    """One aligned portrait: who is on it and how fine its detail really is."""
+    """One aligned portrait, its person, and the true fineness of its detail."""
 
     name: str
     pixels: NDArray[np.uint8]  # (h, w, 3)
@@ -60,7 +59,7 @@ class Portrait:
     """Native pixels over stored pixels; below 1 the file was enlarged."""
     foreground: NDArray[np.uint8] | None = None  # (h, w)
     identity: str = ""
-    """Who is on it, as the manifest says; "" where it says nothing."""
+    """The person, as in the manifest; "" where it says nothing."""
 
 
 def load_portraits(
@@ -68,11 +67,22 @@ def load_portraits(
 ) -> list[Portrait]:
     """Read the portraits of one split, in the order of the manifest.
 
-    `folder/manifest.json` is a list of {file, split, set, scale}; people, not pictures,
-    are split there. A folder without a manifest is training data altogether.
+    `folder/manifest.json` is a list of {file, split, set, scale}; it splits people, not pictures.
+    A folder without a manifest is all training data. With `foreground`, each portrait gets a
+    mask, which is kept in `cache`.
 
     Raises:
-        InputError: no folder, an unreadable picture, or no portrait of that split.
+        InputError: the folder is missing, a picture is unreadable, or the split is empty.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     stored = cv2.imwrite(f"{folder}/ann.png", np.zeros((64, 64, 3), np.uint8))
+    ...     portraits = load_portraits(Path(folder), "train")
+    >>> [(portrait.name, portrait.pixels.shape) for portrait in portraits]
+    [('ann.png', (64, 64, 3))]
+    >>> degraded, clean = draw_batch(portraits, seed=0, step=0, batch=2, crop=32)
+    >>> degraded.shape
+    torch.Size([2, 3, 32, 32])
     """
     if not folder.is_dir():
         raise InputError(f"no folder {folder}: give a folder of aligned portraits")
@@ -101,7 +111,7 @@ def load_portraits(
 
 
 def has_manifest(folder: Path) -> bool:
-    """Whether the portraits of a folder are split by person."""
+    """Check that the portraits of a folder are split by person."""
     return (folder / _MANIFEST).exists()
 
 
@@ -147,9 +157,9 @@ def draw_pair(
         if ground is not None:
             clean = clean * coverage + ground * (1 - coverage)
     if steps_share and rng.random() < steps_share:
-        return _strike(clean, alpha, generator), clean
+        return _apply_drawn_steps(clean, alpha, generator), clean
     degraded = degrade(clean, draw_recipe(generator), generator, alpha=alpha, ground=ground)
-    if alpha is not None and rng.random() < 0.5:  # thinned avatars let the ground through
+    if alpha is not None and rng.random() < 0.5:  # the ground shows through thinned avatars
         degraded = holes(
             degraded,
             strength=(alpha > 0.5).float() * rng.uniform(0.3, 1.0),
@@ -161,28 +171,29 @@ def draw_pair(
     return degraded, clean
 
 
-def _strike(clean: Tensor, alpha: Tensor | None, generator: torch.Generator) -> Tensor:
-    """The fourteen steps of `splatmend prepare` and the seed's blur blobs and noise."""
+def _apply_drawn_steps(clean: Tensor, alpha: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Apply the fourteen steps of `splatmend prepare`, then the seed's blur blobs and noise."""
     seed = int(torch.randint(2**31, (), generator=generator))
     head = torch.ones_like(clean[:, 0]) if alpha is None else (alpha[:, 0] > 0.5)
-    struck = apply_steps(
+    degraded = apply_steps(
         clean,
         draw_steps(seed),
         regions=head.to(torch.uint8),  # 1 is skin: no parser is asked for each crop
         strengths=_STRENGTHS,
         alpha=alpha,
     )
-    return augment(struck, generator, _WORSE)
+    return augment(degraded, generator, _WORSE)
 
 
 def draw_window(
     portrait: Portrait, rng: np.random.Generator, crop: int, *, small: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A flipped, scaled window of a portrait and its foreground, each `crop` pixels a side.
+    """Draw a window of a portrait and its foreground, each `crop` pixels a side.
 
-    The scale lies between that of the whole portrait in the window and the portrait's own, and
-    is never larger than what its camera saw; with `small` it is 0.4 to 0.9, and part of the
-    portrait may lie outside. Beyond the portrait the colour repeats and the foreground is 0.
+    It is scaled, and flipped half of the time. The scale lies between that of the whole portrait
+    in the window and the portrait's own, and never exceeds its native scale. With `small` it is
+    0.4 to 0.9, and part of the portrait may lie outside. Outside the portrait the colour repeats
+    and the foreground is 0.
     """
     side = portrait.pixels.shape[0]
     largest = min(1.0, portrait.native_scale)
@@ -210,13 +221,13 @@ def draw_window(
 
 
 def _offset(rng: np.random.Generator, size: int, crop: int, slack: int) -> int:
-    """Where the window starts; it may leave the portrait by `slack`."""
+    """Draw the start of the window, which may leave the portrait by `slack` pixels."""
     low, high = sorted((-slack, size - crop + slack))
     return int(rng.integers(low, high + 1))
 
 
 def draw_relit(color: Tensor, rng: np.random.Generator) -> Tensor:
-    """Exposure, contrast, saturation and white balance of another camera."""
+    """Draw exposure, contrast, saturation and white balance of another camera."""
     gain = torch.tensor(rng.uniform(0.94, 1.06, (1, 3, 1, 1)), dtype=color.dtype)
     color = (color * gain * rng.uniform(0.75, 1.1)).clamp(0, 1) ** rng.uniform(0.8, 1.25)
     gray = color.mean(1, keepdim=True)
@@ -224,7 +235,7 @@ def draw_relit(color: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def draw_ground(rng: np.random.Generator, crop: int) -> Tensor:
-    """What a viewer shows behind an avatar: mostly plain, white above all. (1, 3, crop, crop)."""
+    """Draw a background as in viewers, mostly plain and often white -> (1, 3, crop, crop)."""
     kind = rng.random()
     if kind < 0.45:
         color = np.ones(3)

@@ -1,4 +1,4 @@
-"""Costly pieces of training data, each used many times before it makes room for another."""
+"""A pool of costly pieces of training data, each used many times before it is replaced."""
 
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
@@ -11,11 +11,10 @@ Piece = TypeVar("Piece")
 
 
 class RollingPool(Generic[Piece]):
-    """`size` pieces at hand; every `renew` updates the oldest of them makes room for a new one.
+    """`size` pieces, of which the oldest is replaced every `renew` updates.
 
-    A piece is named by (seed, number) and the size of crops that it shall lend, a sample by (seed,
-    step, index): what is picked depends on nothing that was picked before. A piece lends
-    batch * renew crops on average.
+    A piece is named by (seed, number) and the crop size, a sample by (seed, step, index). So a
+    pick does not depend on earlier picks. A piece yields batch * renew crops on average.
     """
 
     def __init__(self, draw: Callable[[int, int, int], Piece], *, size: int, renew: int) -> None:
@@ -23,13 +22,13 @@ class RollingPool(Generic[Piece]):
         self._pieces: dict[int, Piece] = {}
 
     def __len__(self) -> int:
-        """How many pieces are at hand; they are drawn when they are first picked."""
+        """Count the pieces in memory; each is drawn when it is first picked."""
         return len(self._pieces)
 
     def pick(
         self, *, seed: int, step: int, batch: int, crop: int, first: int
     ) -> Iterator[tuple[Piece, np.random.Generator]]:
-        """A piece for each of the samples first .. first + batch - 1, and what cuts it."""
+        """Yield a piece and a generator for each of the samples first .. first + batch - 1."""
         oldest = step // self._renew
         for number in [n for n in self._pieces if not oldest <= n < oldest + self._size]:
             del self._pieces[number]

@@ -1,4 +1,4 @@
-"""Training sequences cut from a pool of larger ones, as `frame_pool` cuts crops from frames."""
+"""Training sequences from a pool of larger ones, like the crops of `frame_pool`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ __all__ = ["SequencePool"]
 
 @dataclass(frozen=True, eq=False)
 class _Sequence:
-    """k frames, larger than a crop where the portrait allows."""
+    """A sequence of k frames, larger than a crop if the portrait allows."""
 
     degraded: list[NDArray[np.uint8]]  # each (h, w, 3)
     clean: list[NDArray[np.uint8]]
@@ -29,10 +29,10 @@ class _Sequence:
 
 
 class SequencePool:
-    """Draws what `draw_sequence_batch` draws, for a fraction of the work; see `batches.Draw`.
+    """A source of sequences like `draw_sequence_batch`, at a fraction of the cost.
 
-    A pixel that came from beyond its crop is not valid, as if the crop were all there is. A share
-    of the sequences are crops of `stills`, seen again whole pixels away
+    See `batches.Draw`. A pixel that came from outside its crop is not valid. A share
+    `still_share` of the sequences are crops of `stills`, seen again whole pixels away
     (training/data/shifted_crops.py).
     """
 
@@ -53,11 +53,11 @@ class SequencePool:
     def __call__(
         self, *, seed: int, step: int, batch: int, crop: int, first: int = 0
     ) -> tuple[Tensor, ...]:
-        """Sample i is named by (seed, step, first + i)."""
+        """Draw sequences; sample i is named by (seed, step, first + i)."""
         cuts = []
         for index in range(first, first + batch):
             name = {"seed": seed, "step": step, "first": index, "batch": 1, "crop": crop}
-            # a name of its own, so that no sequence is drawn where none is wanted
+            # a separate name, so no sequence is drawn in vain
             chance = np.random.default_rng((seed, step, index, 0)).random()
             if self._stills is not None and chance < self._still_share:
                 still = draw_shifts(self._stills, **name, frames=self._count)
@@ -81,7 +81,7 @@ class SequencePool:
 def _cut(
     sequence: _Sequence, crop: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One window of all planes, mirrored or not."""
+    """Cut one window of all planes, perhaps mirrored."""
     room = sequence.flow.shape[-1] - crop + 1
     top, left = (int(rng.integers(room)) for _ in range(2))
     area = np.s_[top : top + crop, left : left + crop]

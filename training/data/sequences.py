@@ -1,17 +1,15 @@
-"""Sequences for the temporal loss: k frames, what they should look like, and their exact motion.
+"""Sequences for the temporal loss: k degraded frames, their clean truths, and their exact motion.
 
-A still moves along a camera path: shift, scale and roll, so that its motion is known to the
-last digit. What damages it sticks to the head as an avatar's Gaussians do, but for what
-flickers in real splats: the order in which they hide each other, places and colours that an
-animated avatar computes anew each frame, Gaussians that come and go, and all noise.
-A sequence is named by (seed, step, index) alone, as a crop is (see `draw_batch`).
+A still moves along a camera path of shift, scale and roll, so its motion is known exactly. Its
+degradation sticks to the head like an avatar's Gaussians. Some of it flickers, as in real splats:
+the order of the Gaussians, their positions and colours, their presence, and all noise. A sequence
+is named by (seed, step, index) alone, like a crop (see `draw_batch`).
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -45,23 +43,22 @@ from splatmend.training.degradations.resplatting import (
 __all__ = [
     "Flicker",
     "SequencePair",
-    "SequenceSource",
+    "degrade_splatted",
     "draw_flicker",
     "draw_sequence_batch",
     "flicker",
-    "record",
     "roomy_side",
     "view_flow",
 ]
 
-_UNCOVERED = 0.1  # change of alpha under the motion at which a pixel was covered or uncovered
+_UNCOVERED = 0.1  # change of alpha along the motion that means occlusion or disocclusion
 _ROOM = 1.35  # side of the picture over that of the frames that move across it
-_LARGEST = 0.8  # zoom well below 1, for a picture that is only moved loses its finest detail
+_LARGEST = 0.8  # zoom well below 1, because interpolation loses the finest detail
 
 
 @dataclass(frozen=True)
 class SequencePair:
-    """k frames of one sequence."""
+    """One sequence of k frames."""
 
     degraded: Tensor  # (k, 3, h, w) in [0, 1]
     clean: Tensor  # (k, 3, h, w) in [0, 1]
@@ -69,32 +66,24 @@ class SequencePair:
     valid: Tensor  # (k - 1, 1, h, w) bool
 
 
-class SequenceSource(Protocol):
-    """Anything but a still that sequences can be drawn from."""
-
-    def draw(self, rng: np.random.Generator, *, frames: int, crop: int) -> SequencePair:
-        """Draw one sequence; all that is random comes from `rng`."""
-        ...
-
-
 @dataclass(frozen=True)
 class Flicker:
-    """What is drawn anew for every frame of a splatted sequence; all 0 sticks to the head."""
+    """The properties drawn anew for every frame of a splatted sequence; with all 0, none are."""
 
     jitter: float = 0.0
     """Displacement of the centres, in each Gaussian's own standard deviations."""
     order: float = 0.0
-    """Spread of the log priority: which Gaussian hides which."""
+    """Spread of the log priority, which decides the occlusion between Gaussians."""
     color: float = 0.0
     """Standard deviation of each Gaussian's colour, of [0, 1]."""
     drop: float = 0.0
-    """Share of the Gaussians that are not there."""
-    boil: bool = False
-    """Every Gaussian is placed anew: the worst that can be."""
+    """Share of the Gaussians that are missing."""
+    redraw: bool = False
+    """If true, every Gaussian is placed anew, which is the worst case."""
 
 
 def draw_flicker(generator: torch.Generator) -> Flicker:
-    """The training distribution: some sequences only move, most tremble, some boil."""
+    """Draw from the training distribution: most sequences jitter, some only move or are redrawn."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * torch.rand((), generator=generator).item()
@@ -103,7 +92,7 @@ def draw_flicker(generator: torch.Generator) -> Flicker:
     if kind < 0.1:
         return Flicker()
     if kind > 0.85:
-        return Flicker(boil=True)
+        return Flicker(redraw=True)
     return Flicker(
         jitter=math.exp(uniform(math.log(0.03), math.log(0.5))),
         order=uniform(0, 1.2),
@@ -121,34 +110,27 @@ def draw_sequence_batch(
     frames: int,
     crop: int,
     first: int = 0,
-    sources: Sequence[SequenceSource] = (),
-    share: float = 0.3,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draw (degraded, clean, flow, valid) of `batch` sequences of `frames` crops.
 
-    Pictures are (batch, frames, 3, crop, crop) in [0, 1], flow (batch, frames - 1, 2, crop,
-    crop) in pixels and validity (batch, frames - 1, 1, crop, crop) bool, as in
-    `splatmend.temporal.loss`. Sample i is named by (seed, step, first + i). A `share` of the
-    sequences comes from `sources`, if there are any, the rest are portraits in motion.
+    Pictures are (batch, frames, 3, crop, crop) in [0, 1]. Flow is (batch, frames - 1, 2, crop,
+    crop) in pixels. Validity is (batch, frames - 1, 1, crop, crop) bool. They fit
+    `splatmend.temporal.loss`. Sample i is named by (seed, step, first + i).
 
     Raises:
-        InputError: fewer than two frames, or nothing to draw from.
+        InputError: fewer than two frames, or no portraits.
     """
-    if frames < 2 or not (portraits or sources):
+    if frames < 2 or not portraits:
         raise InputError(
-            f"a sequence needs at least 2 frames, and portraits or sources to draw from, got "
-            f"{frames} frames, {len(portraits)} portraits and {len(sources)} sources"
+            f"a sequence needs at least 2 frames, and portraits to draw from, got {frames} frames "
+            f"and {len(portraits)} portraits"
         )
     pairs = []
     for index in range(batch):
-        # one number more than a crop's name: the same step draws other pictures
+        # one number more than a crop's name, so the same step draws other pictures
         rng = np.random.default_rng((seed, step, first + index, frames))
-        if sources and (not portraits or rng.random() < share):
-            source = sources[int(rng.integers(len(sources)))]
-            pairs.append(source.draw(rng, frames=frames, crop=crop))
-        else:
-            portrait = portraits[int(rng.integers(len(portraits)))]
-            pairs.append(_moving_portrait(portrait, rng, frames=frames, crop=crop))
+        portrait = portraits[int(rng.integers(len(portraits)))]
+        pairs.append(_moving_portrait(portrait, rng, frames=frames, crop=crop))
     return (
         torch.stack([p.degraded for p in pairs]),
         torch.stack([p.clean for p in pairs]),
@@ -158,15 +140,15 @@ def draw_sequence_batch(
 
 
 def roomy_side(portrait: Portrait) -> int:
-    """Side of the largest frames that a portrait can move across without being enlarged."""
+    """Compute the side of the largest frames for which a moving portrait is not enlarged."""
     return int(min(portrait.pixels.shape[:2]) * _LARGEST / _ROOM)
 
 
 def view_flow(view: View, previous: View, side: int) -> Tensor:
-    """Backward flow between two views of one picture, (1, 2, side, side) in pixels.
+    """Compute the backward flow between two views of one picture, (1, 2, side, side) in pixels.
 
-    Exact: through `view` from the frame to the picture, as `look` does, and through
-    `previous` from there to the frame before, as `move` does.
+    It is exact: from the frame to the picture through `view`, like `look`, and from there to the
+    frame before through `previous`, like `move`.
     """
     middle = (side - 1) / 2
     line = torch.arange(side, dtype=torch.float64) - middle
@@ -181,7 +163,7 @@ def view_flow(view: View, previous: View, side: int) -> Tensor:
 
 
 def flicker(gaussians: Gaussians, options: Flicker, generator: torch.Generator) -> Gaussians:
-    """The same Gaussians in another frame; what is drawn anew comes from the generator."""
+    """Draw the properties of `options` anew, for the same Gaussians in another frame."""
     center = gaussians.center
 
     def normal(plane: Tensor) -> Tensor:
@@ -198,10 +180,12 @@ def flicker(gaussians: Gaussians, options: Flicker, generator: torch.Generator) 
     )
 
 
-def record(splatted: Tensor, clean: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """The steps of a recipe after splatting, over the k frames of one sequence (k, 3, h, w).
+def degrade_splatted(
+    splatted: Tensor, clean: Tensor, recipe: Recipe, generator: torch.Generator
+) -> Tensor:
+    """Apply the steps of a recipe after splatting to the k frames of one sequence (k, 3, h, w).
 
-    Floaters and patches stay where they are, noise is new in every frame.
+    Floaters and patches keep their places; noise is new in every frame.
     """
     steady = int(torch.randint(2**62, (), generator=generator))
 
@@ -209,26 +193,26 @@ def record(splatted: Tensor, clean: Tensor, recipe: Recipe, generator: torch.Gen
         drawn = [step(frame[None], torch.Generator().manual_seed(steady)) for frame in frames]
         return torch.cat(drawn)
 
-    damaged = splatted
+    degraded = splatted
     if recipe.blur_sigma:
-        damaged = blur(damaged, recipe.blur_sigma)
+        degraded = blur(degraded, recipe.blur_sigma)
     if recipe.floater_count:
-        damaged = same(lambda x, g: floaters(x, recipe.floater_count, g), damaged)
+        degraded = same(lambda x, g: floaters(x, recipe.floater_count, g), degraded)
     if recipe.patchiness:
         mask = same(lambda x, g: patchy(x, recipe.patchiness, g), clean)
-        damaged = clean + mask * (damaged - clean)
-    damaged = clean + recipe.amount * (damaged - clean)
+        degraded = clean + mask * (degraded - clean)
+    degraded = clean + recipe.amount * (degraded - clean)
     if recipe.noise:
-        damaged = add_noise(damaged, recipe.noise, generator)
+        degraded = add_noise(degraded, recipe.noise, generator)
     if recipe.jpeg_quality:
-        damaged = compress(damaged, recipe.jpeg_quality)
-    return damaged.clamp(0, 1)
+        degraded = compress(degraded, recipe.jpeg_quality)
+    return degraded.clamp(0, 1)
 
 
 def _moving_portrait(
     portrait: Portrait, rng: np.random.Generator, *, frames: int, crop: int
 ) -> SequencePair:
-    """A still on a camera path, before a ground that stays where it is."""
+    """Move a still along a camera path, over a fixed background."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     least = _ROOM * crop / min(portrait.pixels.shape[:2])
     zoom = rng.uniform(max(0.5, least), max(_LARGEST, least))
@@ -248,11 +232,12 @@ def _moving_portrait(
     if recipe.splat is not None:
         options = replace(recipe.splat, spacing=recipe.splat.spacing / zoom)
         splatted = _splat(still, options, views, clean, generator)
-    return SequencePair(record(splatted, clean, recipe, generator), clean, flow, valid)
+    degraded = degrade_splatted(splatted, clean, recipe, generator)
+    return SequencePair(degraded, clean, flow, valid)
 
 
 def _look_smoothly(picture: Tensor, view: View, side: int) -> Tensor:
-    """`look` from the mean of four points a pixel: what aliases flickers, and is no truth."""
+    """Average `look` over four points a pixel, because aliasing would flicker in the truth."""
     return F.avg_pool2d(look(picture, replace(view, zoom=2 * view.zoom), 2 * side), 2)
 
 
@@ -262,7 +247,7 @@ class _Still:
     alpha: Tensor  # (1, 1, side, side)
     ground: Tensor  # (1, 3, crop, crop)
     cut_out: bool
-    """Whether the Gaussians stand inside alpha only."""
+    """If true, the Gaussians stand inside alpha only."""
 
 
 def _draw_still(
@@ -273,21 +258,21 @@ def _draw_still(
     zoom: float,
     crop: int,
 ) -> _Still:
-    """A window of a portrait with room to move in, drawn as `draw_batch` draws its crops."""
+    """Draw a window of a portrait with room to move in, like the crops of `draw_batch`."""
     cut_out = portrait.foreground is not None and rng.random() < 0.45
     side = math.ceil(_ROOM * crop / zoom)
     pixels, mask = draw_window(portrait, rng, side, small=cut_out)
     picture = draw_relit(to_tensor([pixels]), rng)
     alpha = to_tensor([mask]) if cut_out else torch.ones_like(picture[:, :1])
     ground = draw_ground(rng, crop)
-    if rng.random() < 0.35:  # the best that a real renderer gives is itself a fine splat
+    if rng.random() < 0.35:  # the best frame of a real renderer is itself a fine splat
         fine = SplatOptions(spacing=rng.uniform(1.3, 2.2) / zoom, detail=rng.uniform(0.2, 0.8))
         picture, alpha = resplat(picture, fine, generator, alpha=alpha if cut_out else None)
     return _Still(picture, alpha, ground, cut_out)
 
 
 def _path(rng: np.random.Generator, middle: float, zoom: float, frames: int) -> list[View]:
-    """Steady motion and a tremble; one sequence in five stands still."""
+    """Draw steady motion with jitter; one sequence in five stands still."""
     moves = rng.random() < 0.8
     speed, tremble = moves * rng.uniform(0.1, 2.5), moves * rng.choice((0.0, 0.15))
     direction = rng.uniform(0, 2 * math.pi)
@@ -310,7 +295,7 @@ def _splat(
     clean: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """The still's Gaussians through every view, flickering -> (k, 3, crop, crop)."""
+    """Render the still's flickering Gaussians through every view -> (k, 3, crop, crop)."""
     drawn = draw_flicker(generator)
 
     def placed() -> Gaussians:
@@ -321,7 +306,7 @@ def _splat(
     side = clean.shape[-1]
     gaussians, frames = placed(), []
     for index, view in enumerate(views):
-        if drawn.boil and index:
+        if drawn.redraw and index:
             gaussians = placed()
         shown = move(flicker(gaussians, drawn, generator), view, side)
         color, total, depth = rasterize(shown, (side, side))

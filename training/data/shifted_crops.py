@@ -1,10 +1,11 @@
 """Sequences of single pictures: the same crop, seen again whole pixels away.
 
-A network works on a grid of its own (compact: cells of 32 pixels), and what it invents hangs on
-where a picture lies on it. So detail boils as a head moves, and shows the grid. Between crops that
-are whole pixels apart nothing has to be sampled between pixels: the motion is exact, nothing
-blurs, and every change along it is the network's own. See Zhang 2019, "Making Convolutional
-Networks Shift-Invariant Again".
+A network works on a grid of its own (compact: cells of 32 pixels), and the detail that it adds
+depends on the picture's position on this grid. So detail flickers as a head moves, and shows the
+grid. Crops that are whole pixels apart need no interpolation: their motion is exact, nothing
+blurs, and every change along it comes from the network.
+
+Source: Zhang 2019, "Making Convolutional Networks Shift-Invariant Again" (the problem).
 """
 
 from collections.abc import Callable
@@ -17,9 +18,9 @@ from torch import Tensor
 __all__ = ["EDGE", "MOST", "comes_from_inside", "draw_shifts"]
 
 MOST = 32
-"""Pixels between two crops, at most: every phase of compact's grid is met."""
+"""Most pixels between two crops: this covers every phase of compact's grid."""
 EDGE = 8
-"""Pixels of a crop where a network sees the border more than the picture."""
+"""Width in pixels of a crop's rim, where a network sees more border than picture."""
 
 
 def draw_shifts(
@@ -32,15 +33,15 @@ def draw_shifts(
     frames: int,
     first: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sequences of the crops that `draw` gives; see `batches.Draw`.
+    """Draw sequences of the crops that `draw` gives; see `batches.Draw`.
 
     Returns:
-        Degraded and clean, (batch, frames, 3, crop, crop) in [0, 1], the backward flow between
-        them in pixels, (batch, frames - 1, 2, crop, crop), and where it holds, beside the crops'
-        edges, (batch, frames - 1, 1, crop, crop) bool.
+        Degraded and clean, each (batch, frames, 3, crop, crop) in [0, 1]; the backward flow in
+        pixels, (batch, frames - 1, 2, crop, crop); and its validity away from the crops' edges,
+        (batch, frames - 1, 1, crop, crop) bool.
 
     Raises:
-        InputError: a picture of less than crop + 32 pixels a side.
+        InputError: a picture has less than crop + 32 pixels a side.
     """
     larger = draw(seed=seed, step=step, batch=batch, crop=crop + MOST, first=first)
     names = [(seed, step, first + index, MOST) for index in range(batch)]
@@ -55,12 +56,12 @@ def draw_shifts(
 
 
 def _windows(picture: Tensor, corners: NDArray[np.int64], crop: int) -> Tensor:
-    """(c, h, w) -> (k, c, crop, crop), one for each top and left of `corners`, (k, 2)."""
+    """Cut (c, h, w) to (k, c, crop, crop), one for each top and left of `corners`, (k, 2)."""
     return torch.stack([picture[:, y : y + crop, x : x + crop] for y, x in corners])
 
 
 def comes_from_inside(flow: Tensor, edge: int = 0) -> Tensor:
-    """(..., 2, n, n) -> (..., 1, n, n): where the crop before shows it too, off both edges."""
+    """Find the pixels of flow (..., 2, n, n) that both crops show off the edges, (..., 1, n, n)."""
     line = torch.arange(flow.shape[-1], dtype=flow.dtype)
     here = torch.stack(torch.meshgrid(line, line, indexing="xy"))
     inside = [(p >= edge) & (p <= line[-1] - edge) for p in (here, here + flow)]

@@ -1,7 +1,8 @@
-"""Synthetic damage that looks like a bad splat render.
+"""Synthetic degradations that look like a bad splat render.
 
-`resplatting` redraws a picture with 2-D Gaussians. `recipes` damage crops in the loop. `steps` are
-the fourteen of `splatmend prepare`, each within `patch_masks`. `augmentation` comes last.
+`resplatting` redraws a picture with 2-D Gaussians. `recipes` degrade crops in the training loop.
+`steps` are the fourteen of `splatmend prepare`, each within `patch_masks`. `augmentation` comes
+last.
 """
 
 from splatmend.training.degradations.augmentation import Augmentation, augment

@@ -1,7 +1,7 @@
-"""What happens to the degraded picture of a pair while training, drawn anew each time.
+"""Random augmentation of the degraded picture of a pair, drawn anew at each use.
 
-The table is the one that the seed of this project publishes; it touches the input only, so
-that the target stays what it was.
+The table is the one that the seed of this project publishes. It changes the input only; the
+target stays as it was.
 """
 
 import math
@@ -19,26 +19,31 @@ __all__ = ["Augmentation", "augment"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Probability and strength of each entry; pairs are ranges of a uniform draw."""
+    """Probability and strength of each entry; pairs are ranges of a uniform draw.
+
+    Raises:
+        InputError: a range that is reversed, or a probability outside [0, 1].
+    """
 
     blobs: float = 0.10
     """Probability of patches that are blurred beyond recognition."""
     blob_count: tuple[int, int] = (1, 4)
     blob_radius: tuple[float, float] = (0.04, 0.12)
-    """Of the picture's shorter side; the seed does not say."""
+    """Share of the picture's shorter side; the seed does not give it."""
     blob_sigma: tuple[float, float] = (0.01, 0.03)
-    """Of the blur, of the picture's shorter side; the seed does not say."""
+    """Sigma of the blur as a share of the picture's shorter side; the seed does not give it."""
     noise: float = 0.15
     """Probability of noise."""
     noise_sigma: tuple[float, float] = (5.0, 10.0)
-    """Standard deviation, of 255."""
+    """Standard deviation in levels of 255."""
     brightness: float = 0.10
     """Probability of an offset of the brightness."""
     brightness_offset: tuple[float, float] = (-10.0, 10.0)
-    """Of 255."""
+    """Offset in levels of 255."""
     desaturation: float = 0.10
     """Probability of a loss of colour."""
     desaturation_amount: tuple[float, float] = (0.05, 0.15)
+    """Share of the colour that is lost."""
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -53,9 +58,9 @@ class Augmentation:
 def augment(
     rgb: Tensor, generator: torch.Generator, table: Augmentation = Augmentation()
 ) -> Tensor:
-    """Degraded pictures (n, 3, h, w) in [0, 1] -> the same, each by its own draw.
+    """Augment degraded pictures (n, 3, h, w) in [0, 1], each by its own draw.
 
-    A picture that no entry hits comes back bit for bit.
+    A picture without any drawn entry comes back bit for bit.
     """
     chances = (table.blobs, table.noise, table.brightness, table.desaturation)
     hits = torch.rand((rgb.shape[0], len(chances)), generator=generator) < torch.tensor(chances)
@@ -78,7 +83,7 @@ def augment(
 
 
 def _blur_blobs(picture: Tensor, generator: torch.Generator, table: Augmentation) -> Tensor:
-    """A few soft ellipses of (1, 3, h, w) blurred so far that no feature is left."""
+    """Blur a few soft ellipses of (1, 3, h, w) so strongly that no feature is left."""
     height, width = picture.shape[-2:]
     shorter = min(height, width)
     low, high = table.blob_count

@@ -1,8 +1,7 @@
 """Named, seeded, batched degradations that turn a clean picture into a splat render.
 
-Each step takes and returns (n, 3, h, w) in [0, 1] and draws from the generator it
-is given, so that a seed names its result. `degrade` strings them together in the
-order in which a renderer and a recording would apply them.
+Each step takes and returns (n, 3, h, w) in [0, 1]. It draws from the given generator, so a seed
+determines its result. `degrade` applies the steps in the order of a renderer and a recording.
 """
 
 import math
@@ -28,26 +27,30 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Recipe:
-    """What happens to one picture; None and 0 leave a step out."""
+    """The steps for one picture; None and 0 leave a step out."""
 
     splat: SplatOptions | None = None
     blur_sigma: float = 0.0
+    """Pixels."""
     floater_count: int = 0
     noise: float = 0.0
+    """Standard deviation, of [0, 1]."""
     jpeg_quality: float = 0.0
+    """1 to 100."""
     patchiness: float = 0.0
+    """Contrast of the mask that makes the degradation uneven, 0 to 1."""
     amount: float = 1.0
-    """Share of the damage kept: the result is clean + amount * (damaged - clean)."""
+    """Share of the degradation that is kept: clean + amount * (degraded - clean)."""
 
     @property
     def does_nothing(self) -> bool:
-        """Whether the picture comes back as it was."""
+        """Check that the recipe leaves a picture unchanged."""
         steps = (self.splat, self.blur_sigma, self.floater_count, self.noise, self.jpeg_quality)
         return not any(steps)
 
 
 def draw_recipe(generator: torch.Generator) -> Recipe:
-    """The training distribution: mostly thinned splats, some light damage, some none."""
+    """Draw from the training distribution: mostly thinned splats, sometimes light or no damage."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * torch.rand((), generator=generator).item()
@@ -55,7 +58,7 @@ def draw_recipe(generator: torch.Generator) -> Recipe:
     def chance(probability: float) -> bool:
         return uniform(0, 1) < probability
 
-    if chance(0.06):  # a clean frame must come back as it is
+    if chance(0.06):  # the network must leave a clean frame unchanged
         return Recipe()
     splat = SplatOptions(
         spacing=math.exp(uniform(math.log(1.8), math.log(5.5))),
@@ -91,33 +94,46 @@ def degrade(
     alpha: Tensor | None = None,
     ground: Tensor | None = None,
 ) -> Tensor:
-    """Apply a recipe to (n, 3, h, w).
+    """Apply a recipe to clean pictures (n, 3, h, w) in [0, 1] -> the same shape and range.
 
-    With `alpha` (n, 1, h, w) and `ground` (n, 3, h, w) the Gaussians stand inside the
-    silhouette only and their fringe is composited over the ground, as a renderer does.
+    With `alpha` (n, 1, h, w) and `ground` (n, 3, h, w) the Gaussians stand inside the silhouette
+    only. Their fringe is composited over the ground, as in a renderer.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> clean = torch.rand(1, 3, 64, 64, generator=generator)
+    >>> recipe = Recipe(blur_sigma=1.0, noise=0.01)
+    >>> degraded = degrade(clean, recipe, torch.Generator().manual_seed(1))
+    >>> degraded.shape
+    torch.Size([1, 3, 64, 64])
+    >>> bool(degraded.std() < clean.std())
+    True
+    >>> torch.equal(degraded, degrade(clean, recipe, torch.Generator().manual_seed(1)))
+    True
+    >>> torch.equal(clean, degrade(clean, Recipe(), generator))
+    True
     """
-    damaged = clean
+    degraded = clean
     if recipe.splat is not None:
-        damaged, coverage = resplat(damaged, recipe.splat, generator, alpha=alpha)
+        degraded, coverage = resplat(degraded, recipe.splat, generator, alpha=alpha)
         if ground is not None:
-            damaged = damaged * coverage + ground * (1 - coverage)
+            degraded = degraded * coverage + ground * (1 - coverage)
     if recipe.blur_sigma:  # the rasteriser's own low-pass filter, set too wide
-        damaged = blur(damaged, recipe.blur_sigma)
+        degraded = blur(degraded, recipe.blur_sigma)
     if recipe.floater_count:
-        damaged = floaters(damaged, recipe.floater_count, generator)
+        degraded = floaters(degraded, recipe.floater_count, generator)
     if recipe.patchiness:
         mask = patchy(clean, recipe.patchiness, generator)
-        damaged = clean + mask * (damaged - clean)
-    damaged = clean + recipe.amount * (damaged - clean)
+        degraded = clean + mask * (degraded - clean)
+    degraded = clean + recipe.amount * (degraded - clean)
     if recipe.noise:
-        damaged = add_noise(damaged, recipe.noise, generator)
+        degraded = add_noise(degraded, recipe.noise, generator)
     if recipe.jpeg_quality:
-        damaged = compress(damaged, recipe.jpeg_quality)
-    return damaged.clamp(0, 1)
+        degraded = compress(degraded, recipe.jpeg_quality)
+    return degraded.clamp(0, 1)
 
 
 def floaters(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Faint large Gaussians in the air before the head, each in a colour of the picture."""
+    """Add faint large Gaussians that float before the head, each in a colour of the picture."""
     n, _, height, width = x.shape
     y = torch.linspace(0, 1, height, device=x.device)[:, None]
     u = torch.linspace(0, 1, width, device=x.device)
@@ -138,7 +154,7 @@ def floaters(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def patchy(x: Tensor, contrast: float, generator: torch.Generator) -> Tensor:
-    """A smooth anisotropic mask (n, 1, h, w) in [1 - contrast, 1]: damage is never even."""
+    """Draw a smooth anisotropic mask (n, 1, h, w) in [1 - contrast, 1] for uneven degradation."""
     n, _, height, width = x.shape
     rows = int(torch.randint(2, 7, (), generator=generator))
     columns = int(torch.randint(2, 7, (), generator=generator))
@@ -148,7 +164,7 @@ def patchy(x: Tensor, contrast: float, generator: torch.Generator) -> Tensor:
 
 
 def add_noise(x: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
-    """White Gaussian noise of standard deviation `sigma`, of [0, 1]."""
+    """Add white Gaussian noise with standard deviation `sigma`, of [0, 1]."""
     return x + sigma * torch.randn(x.shape, generator=generator).to(x)
 
 
@@ -166,7 +182,10 @@ _TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, 
 
 
 def compress(x: Tensor, quality: float) -> Tensor:
-    """What JPEG at `quality` in [1, 100] does: 8 x 8 DCT coefficients rounded to its tables."""
+    """Simulate JPEG at `quality` in [1, 100]: 8 x 8 DCT coefficients rounded to its tables.
+
+    Source: ITU-T T.81, annex K.
+    """
     scale = 50 / quality if quality < 50 else 2 - quality / 50
     luma = torch.tensor(_LUMA, dtype=x.dtype, device=x.device)
     chroma = torch.full((8, 8), 99.0, dtype=x.dtype, device=x.device)

@@ -1,10 +1,9 @@
-"""Re-splatting a picture: the degradation that makes real Gaussian-splat artifacts.
+"""Re-splatting of pictures: a degradation with real Gaussian-splat artifacts.
 
-Places N anisotropic 2-D Gaussians where a picture has detail, gives each the
-local colour and splats them back, normalised. Too few of them merge hair and
-teeth, needle-shaped ones scratch, hard ones leave facets, badly placed ones
-move features. The 3-D original is Kerbl et al. 2023, "3D Gaussian Splatting";
-thinning a trained avatar gives the same look (compare data/avatars, d25 and d10).
+It places N anisotropic 2-D Gaussians where a picture has detail, gives each the local colour and
+splats them, normalised. Too few Gaussians merge hair and teeth, and needle-shaped ones scratch.
+Hard ones leave facets, and badly placed ones move features. The 3-D original is Kerbl et al.
+2023, "3D Gaussian Splatting". Thinned avatars look the same (compare data/avatars, d25 and d10).
 
 Everything is batched torch, seeded by a generator, and runs on any device.
 """
@@ -31,38 +30,38 @@ __all__ = [
 ]
 
 _CUT = 2.2  # radius of a Gaussian's patch in standard deviations
-# (step of the grid, largest standard deviation drawn on it): a patch grows with its Gaussian only
-# up to a point, then the grid gets coarser instead
+# (step of the grid, largest standard deviation drawn on it): a patch grows with its Gaussian up to
+# a limit, beyond which the grid gets coarser instead
 _TIERS = ((1, 1.4), (1, 3.2), (2, 6.4), (4, 12.8), (8, 25.6), (16, math.inf))
 
 
 @dataclass(frozen=True)
 class SplatOptions:
-    """How one picture is re-splatted. Lengths in pixels."""
+    """Options of re-splatting. Lengths are in pixels."""
 
     spacing: float = 4.0
-    """Mean distance of neighbouring Gaussians; 2 is a fine avatar, 8 a ruin."""
+    """Mean distance of neighbouring Gaussians; 2 is a fine avatar, 8 a bad one."""
     detail: float = 0.8
     """Power by which their density follows edge strength: 0 spreads them evenly."""
     keep: float = 1.0
-    """Share of them left by `thin`: 0.1 merges beard and pores and keeps eyelids crisp."""
+    """Share that `thin` leaves: 0.1 merges beard and pores and keeps eyelids crisp."""
     spread: float = 0.8
     """Standard deviation over the local distance of neighbours; below 0.4 leaves holes."""
     anisotropy: float = 0.3
     """Spread of the log of the axes' ratio; 0 is round, 1 gives needles."""
     misalign: float = 0.0
-    """How far, in local distances, the colour is taken from the wrong place."""
+    """Distance to the wrong place that the colour is taken from, in local distances."""
     hardness: float = 0.5
-    """Spread of the log priority; 0 blends softly, 3 lets the front Gaussian hide the others."""
+    """Spread of the log priority; 0 blends softly, at 3 the front Gaussian hides the others."""
     color_noise: float = 0.0
     """Standard deviation of each Gaussian's own colour error, of [0, 1]."""
     opacity: float = 4.0
-    """Optical depth where one Gaussian lies on another; below 1 the ground shines through."""
+    """Optical depth where one Gaussian lies on another; below 1 the background shines through."""
 
 
 @dataclass(frozen=True)
 class Gaussians:
-    """n pictures of m Gaussians each; lengths in pixels, x right, y down."""
+    """The Gaussians of n pictures, m for each; lengths in pixels, x right, y down."""
 
     center: Tensor  # (n, m, 2) x, y
     sigma: Tensor  # (n, m, 2) standard deviations along and across `angle`
@@ -81,9 +80,17 @@ def resplat(
 ) -> tuple[Tensor, Tensor]:
     """Splat (n, c, h, w) in [0, 1] -> (splatted picture, its coverage (n, 1, h, w)).
 
-    With `alpha` (n, 1, h, w) the Gaussians stand inside it only, and the coverage is
-    the splatted silhouette; without, it is 1. `density` (n, 1, h, w) multiplies
-    where Gaussians go: below 1 thins out a region (hair, mouth).
+    With `alpha` (n, 1, h, w) the Gaussians stand inside it only, and the coverage is the splatted
+    silhouette. Without it the coverage is 1. `density` (n, 1, h, w) multiplies the local number
+    of Gaussians: below 1 it thins out a region (hair, mouth).
+
+    >>> picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> options = SplatOptions(spacing=4.0)
+    >>> splatted, coverage = resplat(picture, options, torch.Generator().manual_seed(1))
+    >>> splatted.shape, coverage.shape
+    (torch.Size([1, 3, 64, 64]), torch.Size([1, 1, 64, 64]))
+    >>> bool(splatted.std() < picture.std())  # fine detail is gone
+    True
     """
     gaussians = place(picture, options, generator, alpha=alpha, density=density)
     if options.keep < 1:
@@ -97,9 +104,9 @@ def resplat(
 
 
 def normalize(color: Tensor, total: Tensor, picture: Tensor) -> Tensor:
-    """Weighted mean colour from the sums of `rasterize`, (n, c, h, w) like `picture`.
+    """Divide the sums of `rasterize` to a weighted mean colour, (n, c, h, w) like `picture`.
 
-    Far from every Gaussian the broad mean of the picture shows, not a division by nothing.
+    Far from every Gaussian the local mean of the picture shows, instead of a division by 0.
     """
     height, width = picture.shape[-2:]
     floor = 1e-3
@@ -124,7 +131,7 @@ def place(
         rate = rate * density
     inside = torch.ones_like(strength) if alpha is None else (alpha > 0.5).float()
     rate = rate.clamp(0.03, 16.0) * inside + 1e-6
-    # one count for the whole batch: the mean of what each picture needs
+    # one count for the whole batch: the mean of the pictures' counts
     count = max(int(inside.mean().item() * height * width / options.spacing**2), 16)
     center = _stratified(rate, count, generator)
     at = _grid(center, height, width)
@@ -139,11 +146,11 @@ def place(
     sigma = options.spread * distance[..., None] * torch.stack((ratio, 1 / ratio), -1)
     source = center + options.misalign * distance[..., None] * normal(2)
     color = _footprint_color(picture * inside, source, options.spread * distance)
-    # only what lies inside the silhouette lends its colour: the ground must not bleed in
+    # only pixels inside the silhouette lend their colour: the background must not bleed in
     share = _footprint_color(inside, source, options.spread * distance)
     color = color / share.clamp(min=1e-3)
     color = color + options.color_noise * normal(picture.shape[1])
-    # a Gaussian is as heavy as it is small: big ones must not haze over fine detail
+    # small Gaussians weigh more: large ones must not haze over fine detail
     weight = torch.exp(options.hardness * normal()) / distance
     angle = _sample(tangent, at)
     return Gaussians(
@@ -156,10 +163,10 @@ def place(
 
 
 def thin(gaussians: Gaussians, keep: float, generator: torch.Generator) -> Gaussians:
-    """Merge neighbours of like colour until a share `keep` in (0, 1] is left.
+    """Merge neighbours of similar colour until a share `keep` in (0, 1] is left.
 
-    What tools that decimate a 3-D avatar do: a pair becomes the Gaussian of its moments.
-    Texture melts into smears and outlines stay, as in data/avatars, d25 and d10.
+    As in tools that decimate a 3-D avatar, a pair becomes the Gaussian of its moments. Texture
+    smears and outlines stay, as in data/avatars, d25 and d10.
     """
     target = max(round(keep * gaussians.center.shape[1]), 8)
     while (count := gaussians.center.shape[1]) > target:
@@ -169,7 +176,7 @@ def thin(gaussians: Gaussians, keep: float, generator: torch.Generator) -> Gauss
 
 
 def _merge_pairs(gaussians: Gaussians, merges: int, generator: torch.Generator) -> Gaussians:
-    """Merge the `merges` most alike of the disjoint pairs along a shifted Morton curve."""
+    """Merge the `merges` most similar of the disjoint pairs along a shifted Morton curve."""
     center, color = gaussians.center, gaussians.color
     n, count = center.shape[:2]
     shift = 64 * torch.rand(2, generator=generator).to(center)
@@ -196,14 +203,14 @@ def _merge_pairs(gaussians: Gaussians, merges: int, generator: torch.Generator) 
     outer = torch.stack((delta[..., 0] ** 2, delta.prod(-1), delta[..., 1] ** 2), -1)
     union[..., 2:5] += share * (1 - share) * outer
     united = _from_moments(torch.cat((pick(planes, rest), union), 1))
-    # heavier the smaller, as placed: a merged one must not haze over its neighbours
+    # small Gaussians weigh more, as in `place`: merged ones must not haze over their neighbours
     grown = united.sigma[:, -merges:].prod(-1) * 2
     united.weight[:, -merges:] *= ((pick(area, first) + pick(area, second))[..., 0] / grown).sqrt()
     return united
 
 
 def _moments(gaussians: Gaussians) -> Tensor:
-    """Centre, covariance (xx, xy, yy), weight and colour in one (n, m, 6 + c)."""
+    """Concatenate centre, covariance (xx, xy, yy), weight and colour to (n, m, 6 + c)."""
     along, across = gaussians.sigma.square().unbind(-1)
     mean, half = (along + across) / 2, (along - across) / 2
     cos, sin = half * (2 * gaussians.angle).cos(), half * (2 * gaussians.angle).sin()
@@ -214,7 +221,7 @@ def _moments(gaussians: Gaussians) -> Tensor:
 
 
 def _from_moments(planes: Tensor) -> Gaussians:
-    """The inverse of `_moments`."""
+    """Invert `_moments`."""
     xx, xy, yy = planes[..., 2:5].unbind(-1)
     mean, half = (xx + yy) / 2, torch.hypot((xx - yy) / 2, xy)
     sigma = torch.stack((mean + half, (mean - half).clamp(min=0.2)), -1).sqrt()
@@ -230,8 +237,8 @@ def _from_moments(planes: Tensor) -> Gaussians:
 def rasterize(gaussians: Gaussians, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Sum w * g * color (n, c, h, w), w * g and g (n, 1, h, w) over all Gaussians g.
 
-    Gaussians too large for one patch are drawn on a grid halved as often as it
-    takes and scaled up: the cost of each stays the same.
+    Gaussians too large for one patch are drawn on a coarser grid that is scaled up, so each
+    Gaussian costs the same.
     """
     n, _, channels = gaussians.color.shape
     widest = gaussians.sigma.amax(-1)
@@ -255,7 +262,7 @@ def _draw(
 ) -> Tensor:
     """Accumulate the chosen Gaussians on one grid -> (n, c + 2, h, w)."""
     n = chosen.shape[0]
-    # a rim as wide as a patch: no pixel of a patch needs to be asked whether it is inside
+    # with a rim as wide as a patch, no pixel of a patch needs a bounds check
     height, width = size[0] + 2 * radius, size[1] + 2 * radius
     picture = torch.arange(n, device=chosen.device)[:, None].expand_as(chosen)[chosen]
     center = (gaussians.center[chosen] + 0.5) / step - 0.5 + radius  # (k, 2)
@@ -266,7 +273,7 @@ def _draw(
     corner = corner.minimum(corner.new_tensor((width, height)) - 1 - radius)
     x, y = corner[:, :1] + side, corner[:, 1:] + side  # (k, p)
     dx, dy = x - center[:, :1], y - center[:, 1:]
-    # the exponent is a quadratic form: three products of vectors instead of a turn of each pixel
+    # the exponent is a quadratic form: three products of vectors, not a rotation of each pixel
     p, q = (0.5**0.5 / sigma).T
     xx, yy = (p * cos) ** 2 + (q * sin) ** 2, (p * sin) ** 2 + (q * cos) ** 2
     xy = 2 * cos * sin * (p * p - q * q)
@@ -274,7 +281,7 @@ def _draw(
     power = torch.baddbmm(
         rows[:, :, None] + columns[:, None, :], (xy[:, None] * dy)[:, :, None], dx[:, None, :]
     )  # (k, p, p)
-    # shifted down so that the patch ends at exactly 0, without a visible rim
+    # shifted down, so the patch ends at exactly 0 without a visible rim
     value = power.neg_().exp_().sub_(math.exp(-0.5 * _CUT**2)).clamp_(min=0)
     index = ((picture * height)[:, None] + y)[:, :, None] * width + x[:, None, :]
     index = index.flatten()
@@ -288,7 +295,7 @@ def _draw(
 
 
 def _edges(picture: Tensor) -> tuple[Tensor, Tensor]:
-    """Edge strength (n, 1, h, w) and the doubled tangent angle as a vector (n, 2, h, w)."""
+    """Measure edge strength (n, 1, h, w) and the doubled tangent angle as a vector (n, 2, h, w)."""
     gray = picture.mean(1, keepdim=True)
     dx = F.pad(gray[..., 1:] - gray[..., :-1], (0, 1, 0, 0))
     dy = F.pad(gray[..., 1:, :] - gray[..., :-1, :], (0, 0, 0, 1))
@@ -310,8 +317,8 @@ def _mean(x: Tensor) -> Tensor:
 def _stratified(rate: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Draw `count` places a picture by systematic sampling along a Morton curve.
 
-    Independent draws would clump; equal steps of the cumulative rate along a
-    space-filling curve keep neighbours apart, as optimised splats are.
+    Independent draws would clump. Equal steps of the cumulative rate along a space-filling curve
+    keep neighbours apart, as in optimised splats.
     """
     n, _, height, width = rate.shape
     order = _morton(height, width).to(rate.device)
@@ -326,18 +333,18 @@ def _stratified(rate: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 @lru_cache
 def _morton(height: int, width: int) -> Tensor:
-    """Flat pixel indices along a Z-order curve."""
+    """List flat pixel indices along a Z-order curve."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return morton_code(torch.stack((x, y), -1)).flatten().argsort()
 
 
 def read_at(plane: Tensor, center: Tensor) -> Tensor:
-    """Read (n, c, h, w) at pixels (n, m, 2) -> (n, m, c), bilinearly; beyond it the border's."""
+    """Read (n, c, h, w) at pixels (n, m, 2) -> (n, m, c), bilinearly, with a repeated border."""
     return _sample(plane, _grid(center, *plane.shape[-2:]))
 
 
 def _grid(center: Tensor, height: int, width: int) -> Tensor:
-    """Pixel coordinates (n, m, 2) -> grid_sample's [-1, 1] (n, m, 1, 2)."""
+    """Convert pixel coordinates (n, m, 2) to grid_sample's [-1, 1] (n, m, 1, 2)."""
     size = center.new_tensor((width, height))
     return ((2 * center + 1) / size - 1)[:, :, None]
 
@@ -349,7 +356,7 @@ def _sample(plane: Tensor, at: Tensor) -> Tensor:
 
 
 def _footprint_color(picture: Tensor, center: Tensor, sigma: Tensor) -> Tensor:
-    """Mean colour under each Gaussian (n, m, c): its own level of an averaging pyramid."""
+    """Read the mean colour under each Gaussian (n, m, c) from its level of an averaging pyramid."""
     at = _grid(center, *picture.shape[-2:])
     level = sigma.clamp(min=1).log2()[..., None]  # one standard deviation spans one cell
     color = torch.zeros((*center.shape[:2], picture.shape[1])).to(picture)

@@ -1,9 +1,8 @@
 """The fourteen steps that turn a clean picture into a bad splat: their order, odds and ranges.
 
-A drawn step is a name, a seed and plain numbers, so that a manifest can hold it and
-`apply_steps` can repeat it to the byte. Each step draws from its own seed: leaving one out
-changes no other. The order is that of their causes: tracking, the Gaussians, how they are
-viewed, how the frame is recorded.
+A drawn step is a name, a seed and plain numbers, so a manifest can store it and `apply_steps`
+can repeat it to the byte. Each step draws from its own seed: leaving one out changes no other.
+The order is that of their causes: tracking, the Gaussians, their view, the recording.
 """
 
 import math
@@ -29,15 +28,15 @@ Step = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Range:
-    """Where a parameter is drawn from: from light damage to heavy."""
+    """The range of a parameter, from light degradation to heavy."""
 
     light: float
     heavy: float
     geometric: bool = False
-    """Whether equal steps multiply instead of adding."""
+    """If true, the range is spaced geometrically."""
 
     def at(self, share: float) -> float:
-        """The value `share` of the way from light to heavy, to four digits."""
+        """Return the value at `share` of the way from light to heavy, to four digits."""
         if self.geometric:
             value = self.light * (self.heavy / self.light) ** share
         else:
@@ -47,20 +46,20 @@ class Range:
 
 @dataclass(frozen=True)
 class StepKind:
-    """One of the fourteen: its function, how often it happens and how hard it may strike."""
+    """One of the fourteen steps: its function, probability and ranges."""
 
     apply: Step
     probability: float
     ranges: Mapping[str, Range]
     patchy: float = 1.0
-    """Probability that it strikes in patches and not everywhere."""
+    """Probability that it applies in patches instead of everywhere."""
     focus: tuple[str, ...] = REGIONS
-    """Regions that it can strike at all."""
+    """Regions in which it can apply."""
     whole_frame: bool = False
-    """It knows no regions: what happens to the finished frame happens everywhere."""
+    """If true, it ignores regions, because it happens to the finished frame."""
 
 
-_CLEAN = 0.05  # probability that nothing happens, beside that of no step being drawn
+_CLEAN = 0.05  # probability of a clean picture, besides the case that no step is drawn
 _HEAD = tuple(name for name in REGIONS if name != "ground")
 
 STEPS: Mapping[str, StepKind] = MappingProxyType(
@@ -140,7 +139,7 @@ STEPS: Mapping[str, StepKind] = MappingProxyType(
             steps_camera.view_color,
             probability=0.25,
             ranges={"amount": Range(0.01, 0.06)},
-            patchy=0.0,  # harmonics are patches by themselves
+            patchy=0.0,  # harmonics are patchy by themselves
             focus=_HEAD,
         ),
         "desaturate": StepKind(
@@ -170,18 +169,22 @@ STEPS: Mapping[str, StepKind] = MappingProxyType(
         ),
     }
 )
-"""Name -> step, in the order in which they strike."""
+"""Name -> step, in the order in which they apply."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One step as it was drawn, all plain values."""
+    """One step as it was drawn, all plain values.
+
+    Raises:
+        InputError: an unknown step, or other parameters than those of the step.
+    """
 
     name: str
     seed: int
     parameters: Mapping[str, float] = field(default_factory=dict)
     patches: PatchOptions | None = None
-    """None where it struck everywhere."""
+    """None if the step applies everywhere."""
 
     def __post_init__(self) -> None:
         kind = STEPS.get(self.name)
@@ -195,20 +198,20 @@ class Drawn:
 
 
 def draw_steps(seed: int) -> tuple[Drawn, ...]:
-    """The steps that strike one picture; 7 of 100 stay clean: a whole frame must come back whole.
+    """Draw the steps for one picture; 7 of 100 stay clean, so training includes intact frames.
 
-    One draw says how bad the avatar is as a whole; each parameter lies half way between
-    that and its own luck.
+    One draw sets the severity of the whole avatar. Each parameter lies half way between this
+    severity and a draw of its own.
     """
     generator = torch.Generator().manual_seed(seed)
 
     def uniform() -> float:
         return torch.rand((), generator=generator, dtype=torch.float64).item()
 
-    clean, severity = uniform() < _CLEAN, uniform() ** 1.5  # lightly damaged ones are more common
+    clean, severity = uniform() < _CLEAN, uniform() ** 1.5  # light degradation is more common
     drawn = []
     for name, kind in STEPS.items():
-        # everything is drawn whether it is used or not: other odds for one step leave the rest
+        # unused values are drawn as well, so other odds for one step leave the others unchanged
         happens, patchy, own = uniform(), uniform(), int(uniform() * 2**31)
         values = {n: r.at((severity + uniform()) / 2) for n, r in kind.ranges.items()}
         patches = _draw_patches(uniform)
@@ -235,21 +238,21 @@ def apply_steps(
     strengths: RegionStrengths,
     alpha: Tensor | None = None,
 ) -> Tensor:
-    """Let the steps strike (n, 3, h, w) in [0, 1] one after another.
+    """Apply the steps to (n, 3, h, w) in [0, 1] one after another.
 
-    The same arguments give the same bytes on the same kind of machine, in any process: it
-    works on one thread, because sums depend on how they are split.
+    The same arguments give the same bytes on the same kind of machine, in any process. It runs on
+    one thread, because sums depend on the number of threads.
 
     Args:
         rgb: the clean pictures.
-        steps: what `draw_steps` gave, or a manifest.
+        steps: steps from `draw_steps` or a manifest.
         regions: (n, h, w) or (h, w) uint8, indices into `REGIONS`.
-        strengths: how hard each region is struck.
+        strengths: the strength in each region.
         alpha: (n, 1, h, w) in [0, 1], where the pictures have any.
     """
     with one_thread():
         everywhere = torch.ones_like(rgb[:, :1])
-        # beyond the silhouette there is only what spills over its rim
+        # outside the silhouette only its rim is degraded
         near = everywhere
         if alpha is not None:
             near = (2 * blur(alpha, rgb.shape[-1] / 64)).clamp(0, 1)
@@ -272,7 +275,7 @@ def apply_steps(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread, set back afterwards."""
+    """Run torch on one thread, and restore the setting afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

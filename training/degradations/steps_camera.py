@@ -1,10 +1,9 @@
-"""Damage from tracking, viewing and recording: features out of place, colours, blur, noise.
+"""Degradations by tracking, viewing and recording: misplaced features, colours, blur, noise.
 
-Every step maps `rgb` (n, 3, h, w) in [0, 1] to the same. `strength` (n, 1, h, w) in [0, 1]
-says where and how hard it strikes: where it is 0 the picture stays as it is. `alpha`
-(n, 1, h, w) is part of the signature that all steps share. Randomness comes from
-`generator` alone. Lengths are in pixels. The arguments that a step has beyond these are drawn
-for each picture; `steps` says from which range.
+Every step maps `rgb` (n, 3, h, w) in [0, 1] to the same shape and range. `strength` (n, 1, h, w)
+in [0, 1] is local: where it is 0 the picture stays as it is. `alpha` (n, 1, h, w) is part of the
+signature that all steps share. Randomness comes from `generator` alone. Lengths are in pixels.
+Further arguments are drawn for each picture from the ranges in `steps`.
 """
 
 import math
@@ -41,14 +40,14 @@ def misplace(
     reach: float,
     wavelength: float,
 ) -> Tensor:
-    """Features dragged away smoothly: a head model that was tracked a little wrongly.
+    """Displace features smoothly, as a slightly wrong tracking of the head model does.
 
     Source: elastic distortion (Simard et al. 2003, "Best practices for convolutional neural
     networks applied to visual document analysis").
 
     Drawn:
         reach: standard deviation of the displacement at strength 1.
-        wavelength: size of what moves together; more than 6 times the reach, or it folds.
+        wavelength: size of the parts that move together; more than 6 times the reach, or it folds.
     """
     n, _, height, width = rgb.shape
     field = anisotropic_noise((n, 2, height, width), generator, wavelength=wavelength)
@@ -64,16 +63,16 @@ def ghost(
     shift: float,
     opacity: float,
 ) -> Tensor:
-    """A second, softer copy of the surface, shifted: layers that views do not agree on.
+    """Add a softer, shifted copy of the surface: a layer on which the views disagree.
 
-    The copy carries its own alpha along.
+    The copy takes its own alpha along.
 
     Source: Huang et al. 2024, "2D Gaussian Splatting for geometrically accurate radiance
     fields" (surfaces of 3-D Gaussians are not consistent between views).
 
     Drawn:
-        shift: how far the copy lies aside, in a direction drawn for each picture.
-        opacity: of the copy at strength 1, in [0, 1].
+        shift: distance of the copy, in a direction drawn for each picture.
+        opacity: opacity of the copy at strength 1, in [0, 1].
     """
     n = rgb.shape[0]
     angle = 2 * math.pi * torch.rand(n, generator=generator).to(rgb)
@@ -92,7 +91,7 @@ def floaters(
     alpha: Tensor | None = None,  # noqa: ARG001
     count: float,
 ) -> Tensor:
-    """`count` faint large Gaussians in the air before the head.
+    """Add `count` faint large Gaussians that float before the head.
 
     Source: Kerbl et al. 2023, section 5.2 (floaters close to the cameras).
     """
@@ -107,18 +106,18 @@ def view_color(
     alpha: Tensor | None = None,  # noqa: ARG001
     amount: float,
 ) -> Tensor:
-    """Colours that were fitted to other views: random harmonics on a ball in the head's place.
+    """Change colours as if fitted to other views: random harmonics on a ball in the head's place.
 
     Source: Kerbl et al. 2023 (colour by direction as spherical harmonics); degrees 1 and 2 here.
 
     Drawn:
-        amount: root mean square of the error of colour on the ball, of [0, 1].
+        amount: root mean square of the colour error on the ball, of [0, 1].
     """
     n, _, height, width = rgb.shape
     y, x = torch.meshgrid(
         torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
     )
-    z = (3 - x**2 - y**2).sqrt()  # wider than the frame: its rim would have steep colours
+    z = (3 - x**2 - y**2).sqrt()  # a ball wider than the frame: colours would be steep at its rim
     direction = torch.stack((x, y, z), -1).flatten(0, 1) / math.sqrt(3)
     coefficients = torch.randn((n, 9, 3), generator=generator)
     coefficients[:, 0] = 0  # degree 0 is the colour itself
@@ -136,9 +135,9 @@ def desaturate(
     alpha: Tensor | None = None,  # noqa: ARG001
     amount: float,
 ) -> Tensor:
-    """Colour lost by a share `amount` at strength 1: low opacities mixed towards grey.
+    """Remove a share `amount` of the colour at strength 1, as low opacities mix towards grey.
 
-    Source: luma as ITU-R BT.601 weighs it, kept.
+    Source: ITU-R BT.601 (the weights of luma, which stays unchanged).
     """
     luma = (rgb * rgb.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
     return rgb + amount * strength * (luma - rgb)
@@ -153,13 +152,13 @@ def smear(
     along: float,
     across: float,
 ) -> Tensor:
-    """Blur that is longer in one direction, drawn for each picture.
+    """Blur more along one direction, which is drawn for each picture.
 
     Source: anisotropic Gaussian kernels (Zhang et al. 2021, "Designing a practical degradation
     model for deep blind image super-resolution").
 
     Drawn:
-        along: standard deviation in that direction.
+        along: standard deviation along that direction.
         across: standard deviation at right angles to it, at most `along`.
     """
     n, channels, height, width = rgb.shape
@@ -184,9 +183,10 @@ def noise(
     alpha: Tensor | None = None,  # noqa: ARG001
     sigma: float,
 ) -> Tensor:
-    """White Gaussian noise of standard deviation `sigma` at strength 1.
+    """Add white Gaussian noise of standard deviation `sigma` at strength 1.
 
-    Source: stochastic transparency, sensors of filmed references; Zhang et al. 2021, as `smear`.
+    It stands for stochastic transparency and for the sensors of filmed references. Source: Zhang
+    et al. 2021, as `smear`.
     """
     return _mix(rgb, recipes.add_noise(rgb, sigma, generator), strength)
 
@@ -199,24 +199,24 @@ def compress(
     alpha: Tensor | None = None,  # noqa: ARG001
     quality: float,
 ) -> Tensor:
-    """JPEG at `quality` in [1, 100]: frames come over a network.
+    """Compress as JPEG at `quality` in [1, 100], like frames from a network.
 
     Source: ITU-T T.81.
     """
     return _mix(rgb, recipes.compress(rgb.clamp(0, 1), quality), strength)
 
 
-def _mix(rgb: Tensor, damaged: Tensor, strength: Tensor) -> Tensor:
-    return rgb + strength * (damaged - rgb)
+def _mix(rgb: Tensor, degraded: Tensor, strength: Tensor) -> Tensor:
+    return rgb + strength * (degraded - rgb)
 
 
 def _warp(planes: Tensor, offset: Tensor) -> Tensor:
-    """Read (n, c, h, w) at places moved by (n, 2, h, w) pixels, x then y."""
+    """Read (n, c, h, w) at positions moved by (n, 2, h, w) pixels, x then y."""
     height, width = planes.shape[2:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     place = torch.stack((x, y)).to(planes) + offset
     size = planes.new_tensor((width, height))[:, None, None]
     grid = ((2 * place + 1) / size - 1).permute(0, 2, 3, 1)
     read = F.grid_sample(planes, grid, mode="bicubic", padding_mode="border", align_corners=False)
-    still = (offset == 0).all(1, keepdim=True)  # interpolation rounds even where nothing moves
+    still = (offset == 0).all(1, keepdim=True)  # interpolation would round here as well
     return torch.where(still, planes, read)

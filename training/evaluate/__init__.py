@@ -1,7 +1,7 @@
-"""`splatmend evaluate`: restorers compared on the same pictures.
+"""`splatmend evaluate`: a comparison of restorers on the same pictures.
 
 `metrics` measures pictures. `guided_rows` reads references for the rows that use them. `report`
-writes tables and intervals, and `command` runs it all.
+writes tables and intervals, and `command` runs everything.
 """
 
 from splatmend.training.evaluate.metrics import METRICS, Measures, psnr

@@ -1,9 +1,9 @@
 """`splatmend evaluate`: one table for each set, all rows on the same pictures.
 
-Rows are the degraded input itself, every restorer named, the same with references, the results
-of other programs, and for turbo the round trip through its autoencoder. Sets are the test split
-of portraits, degraded by fixed recipes, and folders of real (render, reference) pairs. Nothing
-here ever selects a checkpoint.
+Rows are the degraded input itself, every restorer named, and the same with references. Further rows
+are results of other programs and, for turbo, the round trip through its autoencoder. Sets are the
+test split of portraits, degraded by fixed recipes, and folders of real (render, reference) pairs.
+Nothing here ever selects a checkpoint.
 """
 
 import sys
@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -36,15 +35,20 @@ from splatmend.training.data.pairs import (
     subject_box,
 )
 from splatmend.training.evaluate.guided_rows import (
-    KEYS,
-    REFERENCES,
     guidance_for,
     read_guides,
     reference_files,
     set_guides,
     without_references,
 )
-from splatmend.training.evaluate.metrics import Measures, MetricName
+from splatmend.training.evaluate.metrics import Measures
+from splatmend.training.evaluate.options import (
+    FLOOR,
+    REFERENCE,
+    EvaluateConfig,
+    external_folders,
+    read_options,
+)
 from splatmend.training.evaluate.report import (
     HOW_TO_READ,
     INPUT,
@@ -61,95 +65,6 @@ from splatmend.training.evaluate.report import (
 __all__ = ["EvaluateConfig", "evaluate", "main", "markdown_table"]
 
 _GRID_ROWS = 6
-_FLOOR = "vae floor"
-_REFERENCE = "reference"
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """What to measure on what."""
-
-    faces: Path | None = None
-    """Folder of portraits with a manifest; its test split becomes the set "portraits"."""
-    pairs: tuple[str, ...] = ()
-    """Real pairs, each "folder of renders:folder of references", matched by file name."""
-    manifests: tuple[Path, ...] = ()
-    """What `splatmend prepare` made: the pairs of its test split are a set each."""
-    holdout: int = 0
-    """Judge only every k-th pose of the pairs, which `splatmend train --holdout k` left out."""
-    restorers: tuple[str, ...] = ("unsharp", "compact")
-    """Names or checkpoints, one row each; "compact+FILE" puts a personal adapter on."""
-    external: tuple[str, ...] = ()
-    """Results of other programs, each NAME=FOLDER, matched by file name (without its suffix);
-    FOLDER/SET is used where it exists. `--save-pictures` writes what such a program needs."""
-    references: tuple[Path, ...] = ()
-    """Clean pictures of the person, or folders of them: each restorer is also judged with them,
-    in a row "NAME + references". Pictures of the sets that are among them are left out."""
-    keys: str | None = None
-    """Key pairs, "folder of renders:folder of truths": likewise, in a row "NAME + keys"."""
-    holdout_references: int = 0
-    """Take so many truths of the poses that --holdout does not judge as references of their set."""
-    holdout_keys: int = 0
-    """Take so many of these poses as key pairs of their set."""
-    strength: float = 1.0
-    measures: tuple[MetricName, ...] = ()
-    """Which figures; without any, all that can run here."""
-    out: Path = Path("runs/evaluation")
-    """Receives evaluation.json (every value), summary.json, evaluation.md and one comparison
-    picture for each set."""
-    save_pictures: bool = False
-    """Write every row's pictures to out/SET/ROW as well, those of input and reference too."""
-    lpips_weights: Path | None = None
-    """Folder with the LPIPS backbones; without it they are downloaded."""
-    base: str | None = None
-    """For turbo: the folder of SD-Turbo, or "download"."""
-    floor: bool = True
-    """Where a turbo is among the restorers: also what its autoencoder makes of the reference,
-    without LoRA, skips or UNet; what is lost there no latent can carry."""
-    device: str = "auto"
-    limit: int | None = None
-    """At most this many pictures of each set, evenly spaced."""
-    seed: int = 0
-    """Of the resamples that the intervals are made of."""
-
-    def __post_init__(self) -> None:
-        if self.faces is None and not self.pairs and not self.manifests:
-            raise InputError("nothing to evaluate: give --faces, --manifests or --pairs")
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"limit must be at least 1, got {self.limit}")
-        labels = _check_guides(self)
-        guided = [f"{name} + {label}" for name in self.restorers for label in labels]
-        others = [name for name, _ in _externals(self)]
-        names = [INPUT, _FLOOR, _REFERENCE, *self.restorers, *guided, *others]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise InputError(f"two rows are called {twice[0]!r}: each needs a name of its own")
-
-
-def _check_guides(config: EvaluateConfig) -> list[str]:
-    """What the guided rows are called."""
-    held = {REFERENCES: config.holdout_references, KEYS: config.holdout_keys}
-    given = {REFERENCES: bool(config.references), KEYS: config.keys is not None}
-    for label, count in held.items():
-        if count < 0:
-            raise InputError(f"--holdout-{label} must be at least 0, got {count}")
-        if count and given[label]:
-            raise InputError(f"give --{label} or --holdout-{label}, not both")
-        if count and (not config.pairs or config.holdout < 2):
-            raise InputError(f"--holdout-{label} needs --pairs and a --holdout of at least 2")
-    return [label for label, count in held.items() if count or given[label]]
-
-
-def _externals(config: EvaluateConfig) -> list[tuple[str, Path]]:
-    """(name, folder) of each `--external`."""
-    found = []
-    for text in config.external:
-        name, _, folder = text.partition("=")
-        if not name or not folder:
-            raise InputError(f"--external takes NAME=FOLDER, got {text!r}")
-        if not Path(folder).is_dir():
-            raise InputError(f"--external {name}: no folder {folder}")
-        found.append((name, Path(folder)))
-    return found
 
 
 @dataclass(frozen=True)
@@ -159,12 +74,12 @@ class _Set:
     name: str
     pairs: Sequence[PairSource]
     guides: Mapping[str, Guide]
-    """From references, by the name of what they are."""
+    """From references, by the label of their row."""
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """What makes the rows of every set."""
+    """Makers of the rows of every set."""
 
     restorers: Mapping[str, Restorer]
     options: RestoreOptions
@@ -173,11 +88,8 @@ class _Rows:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`splatmend evaluate ...`; errors are the caller's to report."""
-    config = tyro.cli(
-        EvaluateConfig, args=arguments, prog="splatmend evaluate", description=__doc__
-    )
-    evaluate(config)
+    """Run `splatmend evaluate ...`; errors are the caller's to report."""
+    evaluate(read_options(arguments, str(__doc__)))
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, dict[str, Values]]:
@@ -244,9 +156,9 @@ def _thin_out(pairs: list[PairSource], limit: int | None) -> list[PairSource]:
 
 
 def _external_files(chosen: _Set, config: EvaluateConfig) -> dict[str, list[Path]]:
-    """The pictures of each other program, all there; looked up before anything is measured."""
+    """Find the pictures of each other program, all of them, before anything is measured."""
     found = {}
-    for name, folder in _externals(config):
+    for name, folder in external_folders(config):
         inside = folder / chosen.name
         used = inside if inside.is_dir() else folder
         there = {p.stem: p for p in sorted(used.iterdir()) if p.suffix.lower() in PICTURE_SUFFIXES}
@@ -261,7 +173,7 @@ def _external_files(chosen: _Set, config: EvaluateConfig) -> dict[str, list[Path
 
 
 def _read_external(path: Path, reference: Path | None, like: Tensor) -> Tensor:
-    """A result as large as the pair, or as the whole render and then cut to the pair's box."""
+    """Read a result as large as the pair, or as the whole render and then cut to the pair's box."""
     picture = read_picture(path)
     size = tuple(like.shape[2:])
     if picture.shape[:2] != size and reference is not None:
@@ -279,7 +191,7 @@ def _read_external(path: Path, reference: Path | None, like: Tensor) -> Tensor:
 def _floor(
     restorers: Mapping[str, Restorer], config: EvaluateConfig
 ) -> Callable[[Tensor], Tensor] | None:
-    """SD-Turbo's own autoencoder, there and back, where a restorer stands on it."""
+    """Load SD-Turbo's own autoencoder, there and back, where a restorer stands on it."""
     turbo = sys.modules.get("splatmend.core.turbo.restorer")  # not loaded: nobody needed it
     if turbo is None or not config.floor:
         return None
@@ -311,7 +223,7 @@ def _measure(
     measures: Measures,
     config: EvaluateConfig,
 ) -> tuple[dict[str, Values], NDArray[np.uint8]]:
-    """All values of one set, and a picture with all rows and the reference side by side."""
+    """Measure one set; also draw a picture with all rows and the reference side by side."""
     rows: dict[str, Values] = {}
     titles: list[str] = []
     lines: list[list[NDArray[np.uint8]]] = []
@@ -326,7 +238,7 @@ def _measure(
         for name, row in measures(rounded, clean).items():
             for metric, value in row.items():
                 rows.setdefault(name, {}).setdefault(metric, []).append(value)
-        outputs[_REFERENCE] = clean
+        outputs[REFERENCE] = clean
         arrays = {n: from_tensor(o.nan_to_num(), np.uint8)[0] for n, o in outputs.items()}
         if index in shown:
             titles = list(arrays)
@@ -348,12 +260,12 @@ def _outputs(
             guided = restore_pixels(restorer, degraded, makers.options, proposed)
             outputs[f"{name} + {label}"] = guided
     if makers.floor is not None:
-        outputs[_FLOOR] = makers.floor(clean)
+        outputs[FLOOR] = makers.floor(clean)
     return outputs
 
 
 def _rounded(picture: Tensor) -> Tensor:
-    """In 8 bits, as a viewer gets it; what is not finite is left for the measures to see."""
+    """Round to 8 bits, as a viewer gets it; a picture that is not finite stays for the measures."""
     if not picture.isfinite().all():
         return picture
     return to_tensor(from_tensor(picture, np.uint8), picture.device)
@@ -380,7 +292,7 @@ def _text(report: Mapping[str, Mapping[str, Values]], seed: int) -> str:
 
 
 def _file_name(name: str) -> str:
-    """Names of sets and rows may be paths."""
+    """Make a file name: names of sets and rows may be paths."""
     return name.replace("/", "_")
 
 

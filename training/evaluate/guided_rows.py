@@ -1,4 +1,4 @@
-"""References of an evaluation: prepared once, and never what is judged."""
+"""References of an evaluation, prepared once and never evaluated themselves."""
 
 import hashlib
 import sys
@@ -39,14 +39,14 @@ __all__ = [
 ]
 
 REFERENCES, KEYS = "references", "keys"
-"""What rows are called: "compact + references" and "compact + keys"."""
+"""Suffixes of rows: "compact + references" and "compact + keys"."""
 _FORM = "--keys takes RENDERS:TRUTHS"
 _NAMED = 3
-"""File names that a message shows."""
+"""Number of file names in a message."""
 
 
 def read_guides(references: Sequence[Path], keys: str | None) -> dict[str, Guide]:
-    """Prepare what `--references` and `--keys` name, by the name of the rows.
+    """Prepare the guides of `--references` and `--keys`, by the suffix of their rows.
 
     Raises:
         InputError: see `read_references` and `read_pairs`.
@@ -62,7 +62,7 @@ def read_guides(references: Sequence[Path], keys: str | None) -> dict[str, Guide
 def set_guides(
     renders: Path, truths: Path, *, holdout: int, references: int, keys: int
 ) -> dict[str, Guide]:
-    """Prepare references and key pairs from the poses of a set that are not judged.
+    """Prepare references and key pairs from the poses of a set that are not evaluated.
 
     Raises:
         InputError: there are fewer such poses.
@@ -93,7 +93,7 @@ def _read(files: Sequence[tuple[Path, Path]], *, with_render: bool) -> Iterator[
 
 
 def reference_files(references: Sequence[Path], keys: str | None) -> frozenset[bytes]:
-    """Digests of the files that `read_guides` reads."""
+    """Compute the digests of the files that `read_guides` reads."""
     folders = [] if keys is None else [*split_folders(keys, _FORM)]
     files: list[Path] = []
     for path in (*references, *folders):
@@ -106,12 +106,12 @@ def reference_files(references: Sequence[Path], keys: str | None) -> frozenset[b
 def without_references(
     name: str, pairs: Sequence[PairSource], files: frozenset[bytes]
 ) -> list[PairSource]:
-    """The pairs of a set whose files are not among the references; says which are.
+    """Leave out the pairs of a set whose files are among the references, and report them.
 
-    Copies count as well, under whatever name.
+    Copies under other names count as well.
 
     Raises:
-        InputError: none is left.
+        InputError: no pair is left.
     """
     judged: list[PairSource] = []
     known: list[PairSource] = []
@@ -137,9 +137,9 @@ def without_references(
 def guidance_for(
     guides: Mapping[str, Guide], pair: PairSource, degraded: Tensor
 ) -> dict[str, Guidance]:
-    """What each guide says of a pair's degraded picture (1, 3, h, w), by the guide's name.
+    """Compute the guidance by each guide for a pair's degraded picture (1, 3, h, w), by name.
 
-    Where that is a part of a render, the whole render is looked at, as a viewer has it.
+    If the picture is part of a render, the whole render is aligned, as in a viewer.
     """
     if not guides:
         return {}

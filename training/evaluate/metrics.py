@@ -1,4 +1,4 @@
-"""How far a picture is from its reference, by name: LPIPS, DISTS, PSNR, SSIM and faces."""
+"""Measures between a picture and its truth, by name: LPIPS, DISTS, PSNR, SSIM and faces."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ __all__ = ["METRICS", "Measures", "Metric", "MetricName", "Row", "psnr", "ssim"]
 MetricName = Literal["lpips_vgg", "lpips_alex", "dists", "psnr", "ssim", "identity", "landmarks"]
 
 Row = dict[str, float]
-"""One value for each measure; NaN where it says nothing about that picture."""
+"""One value for each measure; NaN where the measure does not apply to the picture."""
 
 Comparer = Callable[[Tensor], Row]
-"""Measures one picture (1, 3, h, w) in [0, 1] against a target that it holds."""
+"""Function that measures one picture (1, 3, h, w) in [0, 1] against a target that it holds."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How to read one measure."""
+    """The meaning of one measure."""
 
     meaning: str
     lower_is_better: bool = True
@@ -49,17 +49,19 @@ _OF_FACES = frozenset({"identity", "landmarks"})
 
 
 def psnr(ours: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of (n, 3, h, w) in [0, 1] in dB -> (n,); 60 where they agree."""
+    """Compute the PSNR of (n, 3, h, w) in [0, 1] in dB -> (n,), at most 60."""
     error = (ours - target).square().mean((1, 2, 3))
     return -10 * error.clamp(min=1e-6).log10()
 
 
 def ssim(ours: Tensor, target: Tensor) -> Tensor:
-    """Structural similarity of (n, 3, h, w) in [0, 1], mean of the channels -> (n,).
+    """Compute the structural similarity of (n, 3, h, w) in [0, 1], mean of the channels -> (n,).
 
-    Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural
-    Similarity": a Gaussian window of 11 pixels and sigma 1.5, K 0.01 and 0.03, population
-    covariance, whole windows only. NaN for pictures that hold none.
+    It uses a Gaussian window of 11 pixels with sigma 1.5, K 0.01 and 0.03, population covariance,
+    and whole windows only. Pictures smaller than a window get NaN.
+
+    Source: Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural
+    Similarity".
     """
     radius, sigma = 5, 1.5
     if min(ours.shape[2:]) <= 2 * radius:
@@ -81,21 +83,21 @@ def ssim(ours: Tensor, target: Tensor) -> Tensor:
 
 
 class Measures:
-    """Measures of pictures against their target, with the networks loaded once.
+    """Measures of pictures against their target, with networks that are loaded once.
 
     Args:
         lpips_weights: folder of the backbones, see `load_lpips`, and of other measures' weights.
-        device: where LPIPS, DISTS, PSNR and SSIM run.
-        names: which ones; without any, all that can run here.
+        device: device of LPIPS, DISTS, PSNR and SSIM.
+        names: the wanted measures; by default all that can run here.
 
     Attributes:
-        names: what is measured, in the order of the tables.
-        remark: what was left out and how to get it, else None.
+        names: the measures, in the order of the tables.
+        remark: the missing measures and the way to get them, else None.
 
     Raises:
-        InputError: an unknown name.
+        InputError: a name is unknown.
         CheckpointError: the folder lacks a backbone.
-        ModelError: a measure that was named needs a package that is not installed.
+        ModelError: a named measure needs a package that is not installed.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class Measures:
             try:
                 self._gauges.append(part.load())
             except ModelError as error:
-                # a backbone, or what was asked for by name, must be there
+                # backbones and measures that were named are required
                 if names or isinstance(error, CheckpointError):
                     raise
                 lacking.append(f"left out: {error}")
@@ -125,7 +127,7 @@ class Measures:
     def __call__(self, pictures: Mapping[str, Tensor], target: Tensor) -> dict[str, Row]:
         """Measure pictures by name, each (1, 3, h, w) in [0, 1], against one target.
 
-        A picture with a number that is not finite gets NaN throughout.
+        A picture with a value that is not finite gets NaN for all measures.
         """
         comparers = [gauge(target) for gauge in self._gauges]
         rows: dict[str, Row] = {}
@@ -144,7 +146,7 @@ class _Part:
 
     names: frozenset[MetricName]
     load: Callable[[], Callable[[Tensor], Comparer]]
-    """Gives what looks at a target once and then compares pictures with it."""
+    """Loads a function that prepares a target once and returns its `Comparer`."""
 
 
 def _parts(

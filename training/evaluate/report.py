@@ -1,4 +1,4 @@
-"""Figures of an evaluation for readers: tables, intervals, a picture of everything side by side."""
+"""The report of an evaluation: tables, intervals, and a picture of all results side by side."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,10 +30,10 @@ __all__ = [
 ]
 
 Values = dict[str, list[float]]
-"""One value a picture for each measure; NaN where there is none."""
+"""One value per picture for each measure; NaN where there is none."""
 
 INPUT = "input"
-"""The row that all others are compared with."""
+"""Name of the row that all others are compared with."""
 
 _RESAMPLES = 2000
 _CELL = 384  # side of one picture in the grid
@@ -57,22 +57,24 @@ class Interval:
 
 @dataclass(frozen=True)
 class Change:
-    """How a row differs from the input over the `n` pictures where both have a value."""
+    """The difference between a row and the input, over the `n` pictures with values for both."""
 
     n: int
     difference: Interval
-    """Mean of ours minus the input's."""
+    """Mean of ours minus the input's mean."""
     ratio: Interval | None
-    """Mean of ours over the input's mean; None where that is not positive."""
+    """Mean of ours over the input's mean; None if the latter is not positive."""
 
 
 def paired_bootstrap(
     ours: Sequence[float], reference: Sequence[float], *, seed: int = 0
 ) -> Change | None:
-    """Percentile bootstrap (Efron 1979) of the mean's change, over pairs drawn together.
+    """Bootstrap the change of the mean, with pairs drawn together.
 
-    Pairs with a NaN are left out; None where fewer than two are left. Equal seeds and
+    Pairs with a NaN are left out. The result is None if fewer than two are left. Equal seeds and
     counts draw equal pictures, so rows of one set are resampled alike.
+
+    Source: Efron 1979 (the percentile bootstrap).
     """
     pairs = np.array([ours, reference], np.float64)
     pairs = pairs[:, np.isfinite(pairs).all(0)]
@@ -93,7 +95,7 @@ def _interval(value: float, resampled: NDArray[np.float64]) -> Interval:
 
 
 def summary(rows: Mapping[str, Values], *, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """{row: {measure: n, mean, median, and the change against the input}}, ready for JSON."""
+    """Summarise for JSON: {row: {measure: n, mean, median, and the change against the input}}."""
     result: dict[str, dict[str, Any]] = {}
     for name, row in rows.items():
         result[name] = {}
@@ -112,9 +114,9 @@ def summary(rows: Mapping[str, Values], *, seed: int = 0) -> dict[str, dict[str,
 
 
 def markdown_table(rows: Mapping[str, Values]) -> str:
-    """Means (and medians) by row, with the ratio to the input's mean where lower is better.
+    """Write means (and medians) by row, with the ratio to the input's mean if lower is better.
 
-    n is the number of pictures; a cell says its own where some of them have no value.
+    n is the number of pictures. A cell has its own n if some pictures have no value.
     """
     metrics = list(rows[INPUT])
     header = "| | n | " + " | ".join(f"{m} mean (median)" for m in metrics) + " |"
@@ -139,7 +141,7 @@ def _cell(name: str, metric: str, values: list[float], reference: list[float]) -
 
 
 def interval_table(rows: Mapping[str, Values], *, seed: int = 0) -> str:
-    """Change of every row against the input with its interval; see `HOW_TO_READ`."""
+    """Write the change of every row against the input with its interval; see `HOW_TO_READ`."""
     metrics = list(rows[INPUT])
     others = {name: row for name, row in rows.items() if name != INPUT}
     if not others:
@@ -176,13 +178,13 @@ def _finite(values: Sequence[float]) -> NDArray[np.float64]:
 def comparison_grid(
     titles: Sequence[str], lines: Sequence[Sequence[NDArray[np.uint8]]]
 ) -> NDArray[np.uint8]:
-    """RGB (h, w, 3): a line of titles, then one line of pictures (h, w, 3) for each of `lines`."""
+    """Draw a line of titles, then one line of pictures (h, w, 3) for each of `lines`, as RGB."""
     head = np.hstack([_title(text) for text in titles])
     return np.vstack([head, *(np.hstack([_thumbnail(p) for p in line]) for line in lines)])
 
 
 def _title(text: str) -> NDArray[np.uint8]:
-    """Black on white; the front is cut off where it is too long, because paths end in the name."""
+    """Draw a title in black on white; a long one loses its front, because paths end in the name."""
     face, size, room = cv2.FONT_HERSHEY_SIMPLEX, 0.65, _CELL - 16
     shown = text
     while cv2.getTextSize(shown, face, size, 1)[0][0] > room:
@@ -193,7 +195,7 @@ def _title(text: str) -> NDArray[np.uint8]:
 
 
 def _thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Scaled to fit its cell, the rest of which is white."""
+    """Scale a picture to fit its cell; the rest is white."""
     height, width = picture.shape[:2]
     scale = _CELL / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -205,18 +207,18 @@ def _thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
-    """RGB (h, w, 3) as PNG."""
+    """Write RGB (h, w, 3) as PNG."""
     _, encoded = cv2.imencode(".png", picture[..., ::-1])
     _write(path, encoded.tobytes())
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8."""
+    """Write text as UTF-8."""
     _write(path, text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Strict JSON: a number that is not finite becomes null, a path its text."""
+    """Write strict JSON: numbers that are not finite become null, paths become text."""
     write_text(path, json.dumps(_strict(content), indent=1, allow_nan=False))
 
 
@@ -231,7 +233,7 @@ def _strict(content: Any) -> Any:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Under its final name only when it is whole."""
+    """Write a file; its final name appears only when it is complete."""
     unfinished = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Faces in pictures: where they are and which part each pixel shows.
+"""Faces in pictures: their positions, and the part of the face that each pixel shows.
 
-`align` finds a face and cuts the square around it. `foreground` cuts heads out of their ground.
-`regions` maps skin, eyes, teeth and hair.
+`align` finds a face and cuts the square around it. `foreground` separates heads from the
+background. `regions` maps skin, eyes, mouth and hair.
 """
 
 from splatmend.training.faces.align import DlibLandmarker, Landmarker

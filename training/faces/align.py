@@ -1,8 +1,8 @@
-"""Finding a face and cutting the square around it that aligned portraits show.
+"""Detection of a face, and the square around it that aligned portraits show.
 
 The landmarks are dlib's 68 (Kazemi and Sullivan 2014, "One millisecond face alignment with
 an ensemble of regression trees"), in iBUG's order: 0-16 jaw, 17-26 brows, 27-35 nose,
-36-41 and 42-47 eyes, 48-59 outer and 60-67 inner lip. Left is left in the picture.
+36-41 and 42-47 eyes, 48-59 outer and 60-67 inner lip. Left means left in the picture.
 """
 
 from dataclasses import dataclass
@@ -29,22 +29,22 @@ __all__ = [
 Landmarks = NDArray[np.float32]
 """(68, 2) x, y in pixels; whole numbers are pixel centres."""
 
-_DETECTION_SIDE = 1024  # longest side of what the detector sees: it finds faces from 80 pixels on
+_DETECTION_SIDE = 1024  # longest side of the detector's input; it finds faces of 80 pixels and more
 
 
 class Landmarker(Protocol):
     """Finds the largest face of a picture."""
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Landmarks | None:
-        """(h, w, 3) RGB -> its landmarks, or None where there is no face."""
+        """Find the landmarks of (h, w, 3) RGB, or return None where there is no face."""
         ...
 
 
 class DlibLandmarker:
     """dlib's frontal detector and its 68 landmarks, with the models of face-recognition-models.
 
-    Both are CC0. Who makes a product of them should know that the landmarks were trained on
-    iBUG 300-W, whose own terms exclude commercial use.
+    Both are CC0. However, the landmarks were trained on iBUG 300-W, whose own terms exclude
+    commercial use.
 
     Raises:
         ModelError: dlib or the models are not installed.
@@ -63,7 +63,7 @@ class DlibLandmarker:
         if shrink > 1:
             small = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
         small = np.ascontiguousarray(small)
-        # enlarging finds smaller faces at four times the cost, so only where it must be
+        # enlarging finds smaller faces at four times the cost, so it comes second
         faces = self._detect(small, 0) or self._detect(small, 1)
         if not faces:
             return None
@@ -75,38 +75,38 @@ class DlibLandmarker:
 
 @dataclass(frozen=True)
 class Square:
-    """A turned square of a picture, in pixels; whole numbers are pixel centres."""
+    """A rotated square of a picture, in pixels; whole numbers are pixel centres."""
 
     center: tuple[float, float]
     axis: tuple[float, float]
-    """From the centre to the middle of the right side."""
+    """Vector from the centre to the middle of the right side."""
 
     @property
     def side(self) -> float:
-        """Its length in pixels of the picture."""
+        """Return the side length in pixels of the picture."""
         return 2 * float(np.hypot(*self.axis))
 
 
 def eye_centers(landmarks: Landmarks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """x, y of the left and the right eye."""
+    """Compute x, y of the left and the right eye."""
     points = landmarks.astype(np.float64)
     return points[36:42].mean(0), points[42:48].mean(0)
 
 
 def face_square(landmarks: Landmarks) -> Square:
-    """The square of CelebA-HQ and FFHQ: upright along eyes and mouth.
+    """Compute the square of CelebA-HQ and FFHQ, upright along eyes and mouth.
+
+    Half of its side is the larger of 2.0 times the distance between the eyes and 1.8 times that
+    from eyes to mouth. Its centre lies a tenth of the way from the eyes to the mouth.
 
     Source: Karras et al. 2018, "Progressive growing of GANs", appendix C.
-
-    Its half side is the larger of 2.0 times the distance of the eyes and 1.8 times that from
-    eyes to mouth; its centre lies a tenth of the way from the eyes to the mouth.
     """
     points = landmarks.astype(np.float64)
     left_eye, right_eye = eye_centers(landmarks)
     eyes = (left_eye + right_eye) / 2
     across = right_eye - left_eye
     down = (points[48] + points[54]) / 2 - eyes
-    direction = across + np.array((down[1], -down[0]))  # both say where right is: their mean
+    direction = across + np.array((down[1], -down[0]))  # the mean of two estimates of "right"
     direction /= np.hypot(*direction)
     half = max(2.0 * np.hypot(*across), 1.8 * np.hypot(*down))
     center, axis = eyes + 0.1 * down, half * direction
@@ -114,17 +114,17 @@ def face_square(landmarks: Landmarks) -> Square:
 
 
 def centre_square(height: int, width: int) -> Square:
-    """The largest upright square in the middle, on whole pixels."""
+    """Compute the largest upright square in the middle, on whole pixels."""
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
     return Square((left + side / 2 - 0.5, top + side / 2 - 0.5), (side / 2, 0.0))
 
 
 def cut_square(picture: NDArray[np.uint8], square: Square, size: int) -> NDArray[np.uint8]:
-    """The square of (h, w) or (h, w, c) as `size` x `size` pixels, mirrored beyond the edge.
+    """Cut a square from (h, w) or (h, w, c) as `size` x `size` pixels, mirrored beyond the edge.
 
-    Shrinks by averaging before it turns, so that nothing aliases; a square on whole pixels
-    of just this size is copied exactly.
+    The picture is shrunk by averaging before it is rotated, so there is no aliasing. A square on
+    whole pixels of exactly this size is copied unchanged.
     """
     height, width = picture.shape[:2]
     shrink = max(1.0, square.side / size)
@@ -136,7 +136,7 @@ def cut_square(picture: NDArray[np.uint8], square: Square, size: int) -> NDArray
     center = (np.array(square.center) + 0.5) * ratio - 0.5
     right = np.array(square.axis)
     down = np.array((-right[1], right[0]))
-    step = np.stack((right * ratio, down * ratio), 1) * 2 / size  # source pixels for each of ours
+    step = np.stack((right * ratio, down * ratio), 1) * 2 / size  # source pixels per target pixel
     start = center + step @ np.full(2, (1 - size) / 2)
     matrix = np.concatenate((step, start[:, None]), 1)
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
@@ -147,7 +147,7 @@ def cut_square(picture: NDArray[np.uint8], square: Square, size: int) -> NDArray
 
 
 def share_outside(square: Square, height: int, width: int) -> float:
-    """How much of the square, 0 to 1, lies beyond the picture and will be mirrored."""
+    """Compute the share of the square, 0 to 1, that lies outside the picture and is mirrored."""
     center, right = np.array(square.center), np.array(square.axis)
     down = np.array((-right[1], right[0]))
     corners = [center + x * right + y * down for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))]

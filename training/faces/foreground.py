@@ -1,4 +1,4 @@
-"""Cutting heads out of portraits, so that they can be put on plain grounds like renders."""
+"""Foreground masks of portraits, which allow plain backgrounds like those of renders."""
 
 from pathlib import Path
 
@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 
 __all__ = ["cached_foreground", "cut_out", "without_ground"]
 
-_WORK_SIZE = 256  # GrabCut's cost grows with the area and a soft edge hides the difference
+_WORK_SIZE = 256  # GrabCut's cost grows with the area, and the soft edge hides the difference
 
 
 def cut_out(portrait: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Foreground of an aligned (h, w, 3) RGB portrait as (h, w) coverage, 0 to 255.
+    """Segment the foreground of an aligned (h, w, 3) RGB portrait as (h, w) coverage, 0 to 255.
 
-    GrabCut (Rother et al. 2004) started from where FFHQ-style alignment puts the head.
+    This is GrabCut (Rother et al. 2004), started from the usual place of the head in FFHQ-style
+    alignment.
     """
     height, width = portrait.shape[:2]
     small = cv2.resize(portrait, (_WORK_SIZE, _WORK_SIZE), interpolation=cv2.INTER_AREA)
@@ -31,7 +32,7 @@ def cut_out(portrait: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _alignment_prior() -> NDArray[np.uint8]:
-    """Face for certain, head and shoulders probably, upper corners not."""
+    """Mark the face as certain, head and shoulders as probable, and exclude the upper corners."""
     size = _WORK_SIZE
     mask = np.full((size, size), cv2.GC_PR_BGD, np.uint8)
     cv2.ellipse(mask, (size // 2, int(0.5 * size)), (int(0.33 * size), int(0.48 * size)),
@@ -47,7 +48,7 @@ def _alignment_prior() -> NDArray[np.uint8]:
 def cached_foreground(
     name: str, portrait: NDArray[np.uint8], cache: Path | None
 ) -> NDArray[np.uint8]:
-    """`cut_out`, kept as a PNG in `cache` from one run to the next."""
+    """Call `cut_out`, and keep its result as a PNG in `cache` for later runs."""
     file = cache / f"{Path(name).stem}.png" if cache else None
     if file and file.exists():
         stored = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
@@ -61,12 +62,12 @@ def cached_foreground(
 
 
 def without_ground(portrait: NDArray[np.uint8], foreground: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The portrait (h, w, 3) with its subject drawn on beyond the outline: no ground on a cheek."""
+    """Extend the subject of a portrait (h, w, 3) beyond its outline, over the background."""
     outside = cv2.erode(foreground, np.ones((7, 7), np.uint8)) < 250
     if outside.all():
         return portrait
     _, nearest = cv2.distanceTransformWithLabels(
         outside.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    known = portrait[~outside]  # labels count the pixels inside, row by row, from 1
+    known = portrait[~outside]  # labels number the pixels inside from 1, row by row
     return np.asarray(known[nearest - 1])

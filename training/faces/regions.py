@@ -1,7 +1,7 @@
-"""Which part of a face each pixel shows, and how hard damage strikes there.
+"""Face parsing, and the strength of degradations in each region of a face.
 
-Maps are uint8 indices into `REGIONS`. Two parsers draw them: a Segformer (Xie et al. 2021)
-trained on CelebAMask-HQ where its weights are at hand, else polygons around landmarks.
+Maps are uint8 indices into `REGIONS`. There are two parsers: a Segformer (Xie et al. 2021)
+trained on CelebAMask-HQ, used where its weights are available, and polygons around landmarks.
 """
 
 from collections.abc import Sequence
@@ -35,15 +35,21 @@ __all__ = [
 ]
 
 REGIONS = ("ground", "skin", "nose", "eyes", "mouth", "hair")
-"""What the numbers of a region map mean. Eyes have their brows, skin has ears and neck."""
+"""Names of the numbers in a region map. Eyes include brows; skin includes ears and neck."""
 
 _GROUND, _SKIN, _NOSE, _EYES, _MOUTH, _HAIR = range(len(REGIONS))
-_LEAST_FACE = 0.01  # share of the picture below which features are noise of the parser
+_LEAST_FACE = 0.01  # share of the picture below which features are the parser's noise
 
 
 @dataclass(frozen=True)
 class RegionStrengths:
-    """How hard steps strike each region, 0 to 1: the fewer views and pixels, the worse."""
+    """The strength of degradations in each region, 0 to 1.
+
+    Regions with fewer views and pixels suffer more in real avatars.
+
+    Raises:
+        InputError: a strength outside [0, 1].
+    """
 
     mouth: float = 0.9
     eyes: float = 0.7
@@ -51,8 +57,8 @@ class RegionStrengths:
     nose: float = 0.5
     skin: float = 0.4
     ground: float = 0.25
-    """Below skin, and not 0: clothes count as ground, and thinned avatars lose theirs as well.
-    Around a cut-out head only the rim of the ground is struck."""
+    """Below skin, but not 0: clothes count as ground, and thinned avatars lose them as well.
+    Around a cut-out head only the rim of the ground is degraded."""
 
     def __post_init__(self) -> None:
         for region in fields(self):
@@ -60,19 +66,22 @@ class RegionStrengths:
                 raise InputError(f"the strength of {region.name} must lie in [0, 1], got {value}")
 
     def only(self, regions: Sequence[str]) -> "RegionStrengths":
-        """The same with 0 for every other region."""
+        """Return these strengths with 0 for every other region."""
         return replace(self, **{name: 0.0 for name in REGIONS if name not in regions})
 
 
 def strength_map(regions: Tensor, strengths: RegionStrengths) -> Tensor:
-    """(n, h, w) or (h, w) uint8 labels -> (n, 1, h, w) in [0, 1], smoothed over a 64th of it."""
+    """Convert uint8 labels (n, h, w) or (h, w) to strengths (n, 1, h, w) in [0, 1].
+
+    They are smoothed by a Gaussian whose sigma is a 64th of the width.
+    """
     labels = regions if regions.ndim == 3 else regions[None]
     table = torch.tensor([getattr(strengths, name) for name in REGIONS], device=labels.device)
     return blur(table[labels.long()][:, None], labels.shape[-1] / 64).clamp(0, 1)
 
 
 def has_face(regions: NDArray[np.uint8]) -> bool:
-    """Whether a map shows a face at all: skin, and features in it."""
+    """Check that a map shows a face: skin, and features in it."""
     area = np.bincount(regions.ravel(), minlength=len(REGIONS)) / regions.size
     features = area[[_NOSE, _EYES, _MOUTH]].sum()
     return bool(area[_SKIN] > _LEAST_FACE and features > _LEAST_FACE / 4)
@@ -82,24 +91,24 @@ class RegionParser(Protocol):
     """Draws region maps of aligned faces."""
 
     name: str
-    """What a manifest says about where its maps come from."""
+    """The parser's name in manifests."""
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(h, w, 3) RGB -> (h, w) indices into `REGIONS`; all ground where it finds no face."""
+        """Parse (h, w, 3) RGB to (h, w) indices into `REGIONS`; without a face, all are ground."""
         ...
 
 
 def load_parser(spec: str = "auto") -> RegionParser:
-    """Segformer or landmarks.
+    """Load a parser: Segformer or landmarks.
 
     Args:
         spec: "segformer" (from the hub's cache; nothing is downloaded), a folder with its
-            config.json and model.safetensors, "landmarks", or "auto": Segformer where the
-            cache has it, else landmarks.
+            config.json and model.safetensors, "landmarks", or "auto". The last takes Segformer
+            where the cache has it, else landmarks.
 
     Raises:
-        ModelError: what was asked for is not at hand.
-        CheckpointError: the folder holds no face parser.
+        ModelError: the parser is unknown, or its weights are missing.
+        CheckpointError: the folder does not hold a face parser.
     """
     if spec == "landmarks":
         return LandmarkParser(DlibLandmarker())
@@ -120,7 +129,7 @@ def load_parser(spec: str = "auto") -> RegionParser:
 
 
 _SEGFORMER = "jonathandinu/face-parsing"
-# labels of CelebAMask-HQ (Lee et al. 2020); what is not named here is ground
+# labels of CelebAMask-HQ (Lee et al. 2020); all others are ground
 _CELEBA_MASK: dict[str, int] = {
     "skin": _SKIN, "l_ear": _SKIN, "r_ear": _SKIN, "ear_r": _SKIN, "neck": _SKIN,
     "nose": _NOSE, "l_eye": _EYES, "r_eye": _EYES, "eye_g": _EYES, "l_brow": _EYES,
@@ -143,7 +152,7 @@ class SegformerParser:
     """A Segformer with the labels of CelebAMask-HQ, from a folder of transformers.
 
     Raises:
-        CheckpointError: the folder is damaged, incomplete, or of other labels.
+        CheckpointError: the folder is damaged or incomplete, or has other labels.
     """
 
     name = "segformer"
@@ -158,7 +167,7 @@ class SegformerParser:
         labels = {int(index): str(label) for index, label in network.config.id2label.items()}
         if missing := sorted(_CELEBA_MASK.keys() - set(labels.values())):
             raise CheckpointError(
-                f"{folder} is no face parser: it lacks the label {missing[0]!r} of CelebAMask-HQ"
+                f"{folder} is not a face parser: it lacks the label {missing[0]!r} of CelebAMask-HQ"
             )
         self._network: Any = network
         self._regions = torch.tensor(
@@ -169,7 +178,7 @@ class SegformerParser:
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """See `RegionParser`."""
         rgb = to_tensor([pixels])
-        # as its image processor prepares pictures: 512 x 512, normalised as ImageNet
+        # like its own image processor: 512 x 512, normalised as ImageNet
         square = F.interpolate(rgb, (512, 512), mode="bilinear", antialias=True)
         mean, std = (rgb.new_tensor(v)[:, None, None] for v in (_IMAGENET_MEAN, _IMAGENET_STD))
         logits = self._network(pixel_values=(square - mean) / std).logits
@@ -178,7 +187,7 @@ class SegformerParser:
 
 
 class LandmarkParser:
-    """Polygons around 68 landmarks; hair and skin around them told apart by colour."""
+    """Polygons around 68 landmarks; colour separates hair and skin around them."""
 
     name = "landmarks"
 
@@ -194,10 +203,10 @@ class LandmarkParser:
 
 
 def draw_regions(pixels: NDArray[np.uint8], landmarks: Landmarks) -> NDArray[np.uint8]:
-    """Region map (h, w) of an aligned (h, w, 3) RGB face with these landmarks (68, 2).
+    """Draw the region map (h, w) of an aligned (h, w, 3) RGB face from its landmarks (68, 2).
 
-    Features are the hulls of their landmarks; skin is the face below its brows and what has
-    the colour of the cheeks around it; hair is the foreground above, and what has its colour.
+    Features are the hulls of their landmarks. Skin is the face below the brows, and nearby pixels
+    in the colour of the cheeks. Hair is the foreground above, and nearby pixels in its colour.
     """
     size = (pixels.shape[0], pixels.shape[1])
     eyes = landmarks[36:48].mean(0)
@@ -232,7 +241,7 @@ def _skin(
     chin: Landmarks,
     up: Landmarks,
 ) -> NDArray[np.bool_]:
-    """Face, and forehead, ears and neck as far as they have the colour of the cheeks."""
+    """Find the face, and forehead, ears and neck where they have the colour of the cheeks."""
     size = (face.shape[0], face.shape[1])
     distance = _distance(colors, cheeks)
     forehead = oval & (distance < 20)
@@ -251,7 +260,7 @@ def _hair(
     chin: Landmarks,
     up: Landmarks,
 ) -> NDArray[np.bool_]:
-    """Foreground above the eyes, and what is nearer to its colour than to the background's."""
+    """Find the foreground above the eyes, and pixels nearer to its colour than to the room's."""
     size = (skin.shape[0], skin.shape[1])
     crown = (foreground | oval) & ~skin & _beyond(size, eyes, up)
     y, x = np.mgrid[: size[0], : size[1]]
@@ -261,25 +270,25 @@ def _hair(
     ours, others = _distance(colors, crown), _distance(colors, background)
     alike = head & ~oval & ~skin & (ours < 16) & (ours < others)
     if upper_sides(alike).mean() > 0.25:
-        alike[:] = False  # the room has the colour of the hair
+        alike[:] = False  # the background has the colour of the hair
     below = _beyond(size, chin, -up) & (np.abs(x - chin[0]) < 0.8 * reach)  # neck, not hair
     hair = _tidy(crown | (alike & ~below))
     closing = np.ones((_odd(size[1] / 24), _odd(size[1] / 24)), np.uint8)
     hair = cv2.morphologyEx(hair.astype(np.uint8), cv2.MORPH_CLOSE, closing) > 0
-    # only what hangs together with the crown: not a dark corner of the room
+    # keep parts connected to the crown, not a dark corner of the background
     _, parts = cv2.connectedComponents(hair.astype(np.uint8))
     joined = np.unique(parts[hair & crown])
     return np.asarray(hair & np.isin(parts, joined) & ~skin)
 
 
 def upper_sides(plane: NDArray[Any]) -> NDArray[Any]:
-    """The outer columns above the shoulders of an aligned (h, w): what no head should reach."""
+    """Select the outer columns above the shoulders of an aligned (h, w), which no head reaches."""
     rows, columns = int(0.6 * plane.shape[0]), max(int(0.03 * plane.shape[1]), 1)
     return np.concatenate((plane[:rows, :columns], plane[:rows, -columns:]), 1)
 
 
 def _hull(size: tuple[int, int], points: Landmarks, grow: float = 0.0) -> NDArray[np.bool_]:
-    """The convex hull of the points, larger by the share `grow`, as a mask."""
+    """Draw the convex hull of the points as a mask, enlarged by the share `grow`."""
     middle = points.mean(0)
     hull = cv2.convexHull((middle + (1 + grow) * (points - middle)).astype(np.float32))
     mask = np.zeros(size, np.uint8)
@@ -288,16 +297,16 @@ def _hull(size: tuple[int, int], points: Landmarks, grow: float = 0.0) -> NDArra
 
 
 def _beyond(size: tuple[int, int], point: Landmarks, direction: Landmarks) -> NDArray[np.bool_]:
-    """The half of the picture that lies from the point in that direction."""
+    """Select the half of the picture that lies in that direction from the point."""
     y, x = np.mgrid[: size[0], : size[1]]
     return np.asarray((x - point[0]) * direction[0] + (y - point[1]) * direction[1] > 0)
 
 
 def _distance(colors: NDArray[np.float64], sample: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Squared Mahalanobis distance of each colour (h, w, 3) to those of the sample.
+    """Compute the squared Mahalanobis distance of each colour (h, w, 3) to those of the sample.
 
-    Infinite where the sample is too small to say; highlights, glasses and shadows are left
-    out of it.
+    The distance is infinite where the sample is too small. Outliers of the sample (highlights,
+    glasses, shadows) are left out.
     """
     if sample.sum() < 50:
         return np.full(sample.shape, np.inf)
@@ -310,7 +319,7 @@ def _distance(colors: NDArray[np.float64], sample: NDArray[np.bool_]) -> NDArray
 
 
 def _tidy(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Without specks and pinholes: a median over a 32nd of the side."""
+    """Remove specks and pinholes by a median over a 32nd of the side."""
     return np.asarray(cv2.medianBlur(mask.astype(np.uint8), _odd(mask.shape[1] / 32)) > 0)
 
 

@@ -1,4 +1,4 @@
-"""The shapes of Gaussians as covariances, which add and mix, and back."""
+"""Conversion of Gaussians between scale and rotation and covariances, which can be averaged."""
 
 import torch
 from torch import Tensor
@@ -10,21 +10,21 @@ __all__ = ["covariances", "principal_axes"]
 
 
 def covariances(splats: Splats) -> Tensor:
-    """(n, 3, 3) in square world units."""
+    """Compute the covariance matrices, (n, 3, 3) in square world units."""
     shape = rotation_matrices(splats.rotation) * splats.log_scale.exp()[:, None, :]
     return shape @ shape.transpose(1, 2)
 
 
 def principal_axes(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, 3, 3) -> `log_scale` (n, 3) and `rotation` (n, 4) of `Splats`."""
+    """Decompose (n, 3, 3) into `log_scale` (n, 3) and `rotation` (n, 4) of `Splats`."""
     variance, axes = torch.linalg.eigh(covariance.double())
-    # eigenvectors may come as a reflection, which no quaternion describes
+    # the eigenvectors may form a reflection, which no quaternion describes
     axes = axes * torch.linalg.det(axes).sign()[:, None, None]
     return 0.5 * variance.clamp(min=1e-14).log().float(), _quaternions(axes).float()
 
 
 def _quaternions(turn: Tensor) -> Tensor:
-    """Rotation matrices (n, 3, 3) -> (n, 4) w, x, y, z, by the largest of the four."""
+    """Convert rotation matrices (n, 3, 3) to (n, 4) w, x, y, z, from the largest of the four."""
     m = turn
     diagonal = m.diagonal(dim1=1, dim2=2)  # (n, 3)
     trace = diagonal.sum(-1)

@@ -1,7 +1,7 @@
-"""The frames of rasterizer.py drawn by gsplat, on a CUDA device.
+"""The frames of rasterizer.py, drawn by gsplat on a CUDA device.
 
-Ye et al. 2024, "gsplat: An Open-Source Library for Gaussian Splatting". It blends any
-features, so that depth and exact motion come from the same pass as colour.
+Source: Ye et al. 2024, "gsplat: An Open-Source Library for Gaussian Splatting". gsplat blends
+any features, so depth and exact motion come from the same pass as colour.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ Backend = Literal["auto", "gsplat", "reference"]
 
 
 def pick_backend(wanted: Backend) -> Callable[..., Render]:
-    """The function that draws: `render_gsplat`, or `render` of the reference rasteriser.
+    """Choose the function that draws: `render_gsplat`, or `render` of the reference rasteriser.
 
     Raises:
-        InputError: gsplat is asked for without the package or without CUDA.
+        InputError: `wanted` is "gsplat", and the package or CUDA is missing.
     """
     lacking = [
-        what
-        for what, there in (
+        name
+        for name, there in (
             ("the package gsplat", find_spec("gsplat") is not None),
             ("a CUDA device", torch.cuda.is_available()),
         )
@@ -46,7 +46,7 @@ def render_gsplat(
     low_pass: float = 0.3,
     device: str | torch.device = "cuda",
 ) -> Render:
-    """As `splatmend.training.gaussians.rasterizer.render`; the frame comes back to the CPU."""
+    """Render as `splatmend.training.gaussians.rasterizer.render`; the frame is on the CPU."""
     from gsplat import rasterization
 
     pose = torch.cat((camera.world_to_camera, torch.tensor([[0.0, 0.0, 0.0, 1.0]])))

@@ -1,8 +1,8 @@
-"""Standard 3DGS PLY files: the Gaussians of an avatar, read and written.
+"""A reader and a writer of standard 3DGS PLY files, which hold the Gaussians of an avatar.
 
-The layout is that of Kerbl et al. 2023 (graphdeco-inria/gaussian-splatting): binary
-little-endian float32, colour as spherical harmonics, opacity as a logit, scales as logs,
-rotation as a quaternion (w, x, y, z).
+The layout is that of Kerbl et al. 2023 (graphdeco-inria/gaussian-splatting), in binary
+little-endian float32. Colour is stored as spherical harmonics, opacity as a logit, scales as
+logarithms, and rotation as a quaternion (w, x, y, z).
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,11 @@ _REST_COUNTS = (0, 9, 24, 45)  # properties f_rest_* of degree 0 to 3
 
 @dataclass(frozen=True)
 class Splats:
-    """n Gaussians in world units, in the file's own parameters, float32."""
+    """n Gaussians in world units, with the file's own parameters in float32.
+
+    Raises:
+        InputError: the planes disagree in their number of Gaussians.
+    """
 
     center: Tensor  # (n, 3)
     log_scale: Tensor  # (n, 3)
@@ -44,27 +48,43 @@ class Splats:
 
     @property
     def degree(self) -> int:
-        """Degree of the spherical harmonics, 0 to 3."""
+        """Return the degree of the spherical harmonics, 0 to 3."""
         return int(self.harmonics.shape[1] ** 0.5) - 1
 
     def __getitem__(self, index: Tensor) -> Self:
-        """Some of them, by index or mask."""
+        """Select Gaussians by index or mask."""
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
 def join(parts: Sequence[Splats]) -> Splats:
-    """All of them as one; their harmonics must be of one degree."""
+    """Concatenate the parts; their harmonics must have the same degree."""
     return Splats(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Splats)))
 
 
 def read_ply(path: Path) -> Splats:
-    """Read a 3DGS PLY: its properties in any order and of any number type, others ignored.
+    """Read a 3DGS PLY file.
+
+    Its properties may come in any order and have any number type. Other properties are ignored.
 
     Raises:
-        InputError: not such a file, truncated, or with values that are not finite.
+        InputError: the file is not a 3DGS PLY, is truncated, or holds values that are not finite.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> one = Splats(
+    ...     center=torch.zeros(1, 3),
+    ...     log_scale=torch.full((1, 3), -4.0),
+    ...     rotation=torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
+    ...     opacity=torch.tensor([2.0]),
+    ...     harmonics=torch.zeros(1, 1, 3),
+    ... )
+    >>> with TemporaryDirectory() as folder:
+    ...     write_ply(Path(folder, "avatar.ply"), one)
+    ...     avatar = read_ply(Path(folder, "avatar.ply"))
+    >>> len(avatar), avatar.degree, avatar.opacity
+    (1, 0, tensor([2.]))
     """
     try:
-        elements = PlyData.read(path)  # maps the file, so that only what is used is read
+        elements = PlyData.read(path)  # maps the file, so only the used columns are read
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except PlyElementParseError as error:
@@ -104,7 +124,7 @@ def _from_table(table: NDArray[np.void], path: Path) -> Splats:
 
 
 def write_ply(path: Path, splats: Splats) -> None:
-    """Write under the final name only once the file is whole."""
+    """Write a 3DGS PLY file; its final name appears only when the file is complete."""
     n = len(splats)
     higher = splats.harmonics[:, 1:].transpose(1, 2).reshape(n, -1)
     planes = {

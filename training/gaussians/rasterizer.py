@@ -1,9 +1,9 @@
 """A small reference rasteriser for 3-D Gaussians, in torch, for machines without CUDA.
 
-Perspective EWA splatting (Zwicker et al. 2001) with the constants of Kerbl et al. 2023,
-"3D Gaussian Splatting": alpha at most 0.99 and at least 1/255, front to back. It is
-differentiable, and beside colour it gives alpha, depth and the exact motion of every
-pixel towards another pose, which no estimator can.
+It does perspective EWA splatting (Zwicker et al. 2001), front to back, with the constants of
+Kerbl et al. 2023, "3D Gaussian Splatting": alpha lies between 1/255 and 0.99. It is
+differentiable. Besides colour it gives alpha, depth and the exact motion of every pixel towards
+another pose, which an estimator cannot give.
 """
 
 import math
@@ -20,7 +20,7 @@ from splatmend.training.gaussians.spherical_harmonics import evaluate_harmonics
 
 __all__ = ["NEAR", "Camera", "Render", "blend_weights", "blended", "render", "unpack"]
 
-_CUT = 8**0.5  # standard deviations at which a Gaussian ends, where its alpha is 0.018
+_CUT = 8**0.5  # a Gaussian ends at this many standard deviations, where its alpha is 0.018
 NEAR = 0.01
 _TILE = 16
 _CHUNK = 1 << 22  # Gaussian-pixel pairs evaluated at once: 16 MB a plane
@@ -28,7 +28,7 @@ _CHUNK = 1 << 22  # Gaussian-pixel pairs evaluated at once: 16 MB a plane
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera; its axes are x right, y down, z forward. Lengths in pixels."""
+    """A pinhole camera. Its axes are x right, y down, z forward; lengths are in pixels."""
 
     world_to_camera: Tensor  # (3, 4)
     focal: float
@@ -45,7 +45,13 @@ class Camera:
         target: Sequence[float] = (0.0, 0.0, 0.0),
         up: Sequence[float] = (0.0, 1.0, 0.0),
     ) -> Self:
-        """Stand at `eye` and look at `target`; `fov_y` in degrees, `size` is (height, width)."""
+        """Place a camera at `eye` that looks at `target`.
+
+        `fov_y` is the vertical field of view in degrees, and `size` is (height, width).
+
+        Raises:
+            InputError: `eye` is `target`, or `up` points along the line of sight.
+        """
         position = torch.tensor(eye, dtype=torch.float32)
         forward = torch.tensor(target, dtype=torch.float32) - position
         if forward.norm() < 1e-6:
@@ -71,7 +77,10 @@ class Camera:
         size: tuple[int, int],
         target: Sequence[float] = (0.0, 0.0, 0.0),
     ) -> Self:
-        """Look at `target` from `distance`; angles in radians, at 0 from +z, y up."""
+        """Place a camera at `distance` that looks at `target`.
+
+        Angles are in radians; at 0 the camera stands on +z, and y points up.
+        """
         direction = (
             math.sin(yaw) * math.cos(pitch), math.sin(pitch), math.cos(yaw) * math.cos(pitch),
         )  # fmt: skip
@@ -80,21 +89,21 @@ class Camera:
 
     @property
     def position(self) -> Tensor:
-        """Where it stands in the world, (3,)."""
+        """Return the camera's position in the world, (3,)."""
         return -self.world_to_camera[:, :3].T @ self.world_to_camera[:, 3]
 
 
 @dataclass(frozen=True)
 class Render:
-    """Planes of one frame, float32."""
+    """The planes of one frame, float32."""
 
     color: Tensor  # (3, h, w) premultiplied by alpha, 0 to about 1
     alpha: Tensor  # (1, h, w)
-    depth: Tensor  # (1, h, w) mean distance along the view axis; 0 where alpha is
-    motion: Tensor | None  # (2, h, w) x, y in pixels towards the other pose; 0 where alpha is
+    depth: Tensor  # (1, h, w) mean distance along the view axis; 0 where alpha is 0
+    motion: Tensor | None  # (2, h, w) x, y in pixels towards the other pose; 0 where alpha is 0
 
     def over(self, ground: float = 1.0) -> Tensor:
-        """The colour composited over a grey, (3, h, w)."""
+        """Composite the colour over a grey level in [0, 1] -> (3, h, w)."""
         return self.color + ground * (1 - self.alpha)
 
 
@@ -104,9 +113,9 @@ class _Projected:
 
     center: Tensor  # (m, 2) pixels
     conic: Tensor  # (m, 3) inverse covariance xx, xy, yy
-    extent: Tensor  # (m, 2) half sides of the box in which alpha counts
+    extent: Tensor  # (m, 2) half sides of the box beyond which alpha is cut off
     opacity: Tensor  # (m,)
-    features: Tensor  # (m, c) what is blended
+    features: Tensor  # (m, c) the values to blend
 
 
 def render(
@@ -116,19 +125,41 @@ def render(
     towards: tuple[Splats, Camera] | None = None,
     low_pass: float = 0.3,
 ) -> Render:
-    """Render one frame; with `towards`, also how each pixel moves to that pose.
+    """Render one frame; with `towards`, also the motion of each pixel to that pose.
 
-    `towards` holds the same Gaussians, moved or not, and the other frame's camera: the
-    previous frame's gives backward flow, the next one's forward flow. `low_pass` in
-    square pixels is added to each variance: 0.3 in the original and in gsplat, 0.075 in
-    the PlayCanvas engine, which counts half pixels. Differentiable in all of `splats`.
+    The result is differentiable with respect to all of `splats`.
+
+    Args:
+        splats: the Gaussians.
+        camera: the view to render.
+        towards: the same Gaussians, moved or not, and the other frame's camera. The previous
+            frame gives backward flow, the next frame forward flow.
+        low_pass: square pixels added to each variance: 0.3 in the original and in gsplat, 0.075
+            in the PlayCanvas engine, which counts half pixels.
+
+    Raises:
+        InputError: `towards` holds another number of Gaussians.
+
+    >>> ball = Splats(
+    ...     center=torch.zeros(1, 3),
+    ...     log_scale=torch.full((1, 3), -2.0),
+    ...     rotation=torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
+    ...     opacity=torch.tensor([4.0]),
+    ...     harmonics=torch.zeros(1, 1, 3),
+    ... )
+    >>> camera = Camera.look_at((0, 0, 3), fov_y=30, size=(32, 48))
+    >>> frame = render(ball, camera)
+    >>> frame.color.shape, frame.alpha.shape, frame.motion
+    (torch.Size([3, 32, 48]), torch.Size([1, 32, 48]), None)
+    >>> f"{frame.alpha[0, 16, 24]:.2f} {frame.alpha[0, 0, 0]:.2f} {frame.depth[0, 16, 24]:.1f}"
+    '0.95 0.00 3.0'
     """
     projected = _project(splats, camera, blended(splats, camera, towards), low_pass)
     return unpack(_rasterize(projected, camera.height, camera.width))
 
 
 def unpack(planes: Tensor) -> Render:
-    """The frame in what blending the features of `blended` gave, (5 or 11, h, w)."""
+    """Convert blended features of `blended`, (5 or 11, h, w), to a frame."""
     color, alpha, depth = planes[:3], planes[3:4], planes[4:5]
     solid = alpha.clamp(min=1e-6)
     motion = None
@@ -147,7 +178,7 @@ def _pixel_centers(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def rotation_matrices(quaternion: Tensor) -> Tensor:
-    """(n, 4) w, x, y, z of any length -> (n, 3, 3)."""
+    """Convert quaternions (n, 4) w, x, y, z of any length to matrices (n, 3, 3)."""
     w, x, y, z = torch.nn.functional.normalize(quaternion, dim=-1).unbind(-1)
     rows = (
         (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
@@ -158,14 +189,14 @@ def rotation_matrices(quaternion: Tensor) -> Tensor:
 
 
 def _view(splats: Splats, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
-    """Centres in camera space (n, 3), on screen (n, 2), and d screen / d world (n, 2, 3)."""
+    """Project centres to camera (n, 3) and screen (n, 2), with d screen / d world (n, 2, 3)."""
     turn, shift = camera.world_to_camera[:, :3], camera.world_to_camera[:, 3]
     point = splats.center @ turn.T + shift
     x, y, z = point.unbind(-1)
     z = z.clamp(min=NEAR)
     middle = point.new_tensor((camera.width / 2, camera.height / 2))
     screen = camera.focal * point[:, :2] / z[:, None] + middle
-    # far outside the picture the affine approximation explodes: bound the slope, as the original
+    # far outside the picture the affine approximation diverges: bound the slope, as the original
     bound = 1.3 * middle / camera.focal
     u = (x / z).clamp(-bound[0], bound[0])
     v = (y / z).clamp(-bound[1], bound[1])
@@ -177,9 +208,9 @@ def _view(splats: Splats, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def blended(splats: Splats, camera: Camera, towards: tuple[Splats, Camera] | None = None) -> Tensor:
-    """What any rasteriser has to blend of each Gaussian for a `Render`, (n, 5 or 11).
+    """Compute the features of each Gaussian that any rasteriser blends to a `Render`, (n, 5 or 11).
 
-    Its colour, 1, its depth, and with `towards` its motion as a function of the pixel.
+    They are colour, 1, depth, and with `towards` the motion as a function of the pixel.
     """
     direction = torch.nn.functional.normalize(splats.center - camera.position, dim=-1)
     color = (evaluate_harmonics(splats.harmonics, direction) + 0.5).clamp(min=0)
@@ -210,10 +241,10 @@ def _project(splats: Splats, camera: Camera, features: Tensor, low_pass: float) 
 def _motion_features(
     splats: Splats, camera: Camera, towards: tuple[Splats, Camera]
 ) -> list[Tensor]:
-    """Each Gaussian's motion as offset (n, 2) + slope (n, 2 x 2) times the pixel.
+    """Express each Gaussian's motion as offset (n, 2) + slope (n, 2 x 2) times the pixel.
 
-    A pixel near a Gaussian sees the plane through its centre that faces the camera; that
-    plane moves rigidly with the Gaussian and is projected again.
+    A pixel near a Gaussian sees the plane through its centre that faces the camera. This plane
+    moves rigidly with the Gaussian and is projected again.
     """
     other, other_camera = towards
     if len(other) != len(splats):
@@ -240,9 +271,9 @@ def _rasterize(gaussians: _Projected, height: int, width: int) -> Tensor:
 
 
 def _tile_lists(gaussians: _Projected, rows: int, columns: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Groups of tiles (t,) with their Gaussians (t, k), nearest first, -1 where there is none.
+    """Yield groups of tiles (t,) with their Gaussians (t, k), nearest first, padded with -1.
 
-    Tiles of like number share a group, so that little is padded.
+    Tiles with similar counts share a group, so there is little padding.
     """
     limits = gaussians.center.new_tensor((columns, rows))
     low = ((gaussians.center - gaussians.extent).detach() / _TILE).floor().clamp(min=0).long()
@@ -268,9 +299,9 @@ def _tile_lists(gaussians: _Projected, rows: int, columns: int) -> Iterator[tupl
 
 
 def blend_weights(splats: Splats, camera: Camera, *, low_pass: float = 0.3) -> Tensor:
-    """What each Gaussian adds to each pixel, sparse (h w, n): times colours it is the frame.
+    """Compute the weight of each Gaussian in each pixel, sparse (h w, n).
 
-    Shares below a thousandth are left out.
+    The product of this matrix and the colours is the frame. Weights below 0.001 are left out.
     """
     names = torch.arange(len(splats), dtype=torch.float32)[:, None]  # exact up to 2^24
     gaussians = _project(splats, camera, names, low_pass)
@@ -292,18 +323,18 @@ def blend_weights(splats: Splats, camera: Camera, *, low_pass: float = 0.3) -> T
 
 
 def _blend(gaussians: _Projected, members: Tensor, index: Tensor, columns: int) -> Tensor:
-    """Front to back over some tiles: members (t, k) -> (t, c, pixels)."""
+    """Blend some tiles front to back: members (t, k) -> (t, c, pixels)."""
     weight = _weights(gaussians, members, index, columns)
     return gaussians.features[members].transpose(1, 2) @ weight
 
 
 def _weights(gaussians: _Projected, members: Tensor, index: Tensor, columns: int) -> Tensor:
-    """The share of each member in each pixel: members (t, k) -> (t, k, pixels)."""
+    """Compute the weight of each member in each pixel: members (t, k) -> (t, k, pixels)."""
     corner = torch.stack((index % columns, index // columns), -1) * _TILE  # (t, 2)
     y, x = (plane.flatten() for plane in _pixel_centers(_TILE, _TILE))
     a, b, c = gaussians.conic[members].unbind(-1)  # (t, k)
     u, v = (gaussians.center[members] - corner[:, None]).unbind(-1)
-    # the exponent is a quadratic in the pixel, so that one matrix product evaluates all
+    # the exponent is quadratic in the pixel, so one matrix product evaluates all of them
     slope_x, slope_y = a * u + b * v, b * u + c * v
     terms = torch.stack(
         (a, 2 * b, c, -2 * slope_x, -2 * slope_y, slope_x * u + slope_y * v), -1

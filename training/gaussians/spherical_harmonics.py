@@ -1,4 +1,4 @@
-"""Real spherical harmonics of degree 0 to 3: a Gaussian's colour by direction of view.
+"""Real spherical harmonics of degree 0 to 3, which give a Gaussian's colour by viewing direction.
 
 Signs and order are those of 3DGS files (Kerbl et al. 2023), after Sloan 2008, "Stupid
 Spherical Harmonics Tricks".
@@ -15,7 +15,13 @@ _C0 = 0.28209479177387814
 
 
 def evaluate_harmonics(coefficients: Tensor, direction: Tensor) -> Tensor:
-    """(n, 1, 4, 9 or 16, 3) at unit directions (n, 3) -> (n, 3); 0.5 short of the colour."""
+    """Evaluate coefficients (n, 1, 4, 9 or 16, 3) at unit directions (n, 3) -> (n, 3).
+
+    Add 0.5 to get the colour.
+
+    Raises:
+        InputError: another number of coefficients.
+    """
     count = coefficients.shape[1]
     if count not in (1, 4, 9, 16):
         raise InputError(f"harmonics come as 1, 4, 9 or 16 coefficients, got {count}")
@@ -24,12 +30,12 @@ def evaluate_harmonics(coefficients: Tensor, direction: Tensor) -> Tensor:
 
 
 def plain_harmonics(color: Tensor) -> Tensor:
-    """Colours (n, 3) in [0, 1], the same from everywhere -> coefficients (n, 1, 3)."""
+    """Convert colours (n, 3) in [0, 1] to coefficients (n, 1, 3), equal in all directions."""
     return ((color - 0.5) / _C0)[:, None]
 
 
 def _basis(direction: Tensor) -> Tensor:
-    """All 16 functions -> (n, 16)."""
+    """Evaluate all 16 functions at directions (n, 3) -> (n, 16)."""
     x, y, z = direction.unbind(-1)
     xx, yy, zz = x * x, y * y, z * z
     return torch.stack(

@@ -1,4 +1,4 @@
-"""Key pairs: one view as a light avatar and its full one draw it.
+"""Key pairs: one view of an avatar, drawn by its light and its full version.
 
 `pose_choice` picks the poses at which a pair helps most. `baking` renders and writes the pairs; it
 is `splatmend references`.

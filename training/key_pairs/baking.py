@@ -7,67 +7,80 @@ restore-video in.mp4 out.mp4 --keys keys/renders:keys/photos
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-import tyro
 from tqdm import tqdm
 
+from splatmend.core.command_line import OmitArgPrefixes, Positional, parse, shown
 from splatmend.core.errors import InputError
 from splatmend.core.pixels import from_tensor
 from splatmend.core.references.collection import LEAST_SIDE
-from splatmend.training.avatars.thin_and_render import check_seen, claim, write_frame
-from splatmend.training.gaussians.gsplat_backend import Backend, pick_backend
+from splatmend.training.avatars.thin_and_render import (
+    Drawing,
+    Lens,
+    check_seen,
+    claim,
+    write_frame,
+)
+from splatmend.training.gaussians.gsplat_backend import pick_backend
 from splatmend.training.gaussians.ply import Splats, read_ply
 from splatmend.training.gaussians.rasterizer import Camera, Render
-from splatmend.training.key_pairs.pose_choice import View, choose_keys
+from splatmend.training.key_pairs.pose_choice import REACH, View, choose_keys, degrees_between
 
 __all__ = ["BakeConfig", "bake_keys", "main"]
 
 _CHOICE_SIDE = 256
 """Longest side in pixels of the views that the poses are chosen by."""
+_EXAMPLES = """\
+examples:
+  splatmend references avatar.ply light.ply keys/ --count 16
+  restore-video in.mp4 out.mp4 --keys keys/renders:keys/photos
+  splatmend serve --references keys/
+"""
 _SAME = 1e-6
 """Mean squared error below which both avatars look the same."""
 
 
 @dataclass(frozen=True)
-class BakeConfig:
-    """Bake key pairs: views of a light avatar beside those of the whole one.
+class _Files:
+    """Both avatars, and the folder for the key pairs."""
 
-    Writes renders/0000.png (the light avatar), photos/0000.png (the whole one) and so on, with
-    alpha, and cameras.json. Called again after an interruption it goes on.
-    """
-
-    whole: tyro.conf.Positional[Path]
+    whole: Annotated[Path, Positional, shown("AVATAR.ply")]
     """The whole avatar, a 3DGS PLY file: how every view should look."""
-    light: tyro.conf.Positional[Path]
+    light: Annotated[Path, Positional, shown("LIGHT.ply")]
     """The light avatar, whose renders are to be mended."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[Path, Positional, shown("KEYS")]
     """Folder for the pairs."""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Number of pairs, and the poses among which they are chosen."""
+
     count: int = 16
-    """At most so many pairs; fewer where another one would bring nothing."""
+    """Largest number of pairs; there are fewer where another one would bring nothing."""
     yaw: tuple[float, float] = (-40.0, 40.0)
     """Range around the vertical axis, degrees; 0 looks along -z."""
     pitch: tuple[float, float] = (-15.0, 15.0)
     """Range above the horizon, degrees."""
     grid: tuple[int, int] = (17, 5)
-    """Poses across both ranges, among which is chosen; more of them take longer."""
-    distance: float = 0.8
-    """From the camera to `target`, in the avatar's units."""
-    target: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    fov: float = 30.0
-    """Vertical field of view, degrees."""
-    size: tuple[int, int] = (512, 512)
-    """Height and width in pixels."""
-    low_pass: float = 0.3
-    """Square pixels added to each variance: 0.3 as gsplat, 0.075 as the PlayCanvas engine."""
-    backend: Backend = "auto"
-    """gsplat needs CUDA and is many times faster; auto takes it where both are at hand."""
+    """Poses across both ranges; more of them take longer."""
+
+
+@dataclass(frozen=True)
+class BakeConfig(Drawing, Lens, _Choice, _Files):
+    """Bake key pairs: views of a light avatar beside those of the whole one.
+
+    Writes renders/0000.png (the light avatar), photos/0000.png (the whole one) and so on, with
+    alpha, and cameras.json. Called again after an interruption it goes on.
+    """
 
     def __post_init__(self) -> None:
         if min(self.grid) < 1 or self.distance <= 0 or not 0 < self.fov < 180:
@@ -85,6 +98,16 @@ class BakeConfig:
 
 
 @dataclass(frozen=True)
+class _Options:
+    """The options of `splatmend references`, in groups."""
+
+    files: Annotated[_Files, OmitArgPrefixes]
+    choice: Annotated[_Choice, OmitArgPrefixes] = _Choice()
+    cameras: Annotated[Lens, OmitArgPrefixes] = Lens()  # noqa: RUF009 (frozen)
+    drawing: Annotated[Drawing, OmitArgPrefixes] = Drawing()  # noqa: RUF009
+
+
+@dataclass(frozen=True)
 class _Pose:
     """Angles of a camera, degrees."""
 
@@ -99,8 +122,16 @@ class _Pose:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`splatmend references ...`; errors are the caller's to report."""
-    bake_keys(tyro.cli(BakeConfig, args=arguments, prog="splatmend references"))
+    """Run `splatmend references ...`; errors are the caller's to report."""
+    given = parse(
+        _Options,
+        arguments,
+        prog="splatmend references",
+        description=str(BakeConfig.__doc__),
+        epilog=_EXAMPLES,
+    )
+    groups = (given.files, given.choice, given.cameras, given.drawing)
+    bake_keys(BakeConfig(**{name: v for group in groups for name, v in vars(group).items()}))
 
 
 def bake_keys(config: BakeConfig) -> int:
@@ -119,6 +150,7 @@ def bake_keys(config: BakeConfig) -> int:
     if not cameras.exists():
         _write_cameras(cameras, _choose(config, avatars, draw), config)
     poses = [_Pose(row["yaw"], row["pitch"]) for row in json.loads(cameras.read_text())]
+    _say(f"stage 3 of 3: {2 * len(poses)} renders of {config.size[1]} x {config.size[0]} pixels")
     for index, pose in enumerate(tqdm(poses, "pairs", disable=not sys.stderr.isatty())):
         for splats, folder in zip(avatars, ("photos", "renders"), strict=True):
             stem = config.out / folder / f"{index:04d}"
@@ -127,7 +159,8 @@ def bake_keys(config: BakeConfig) -> int:
                 write_frame(stem, frame, planes=False)
     sys.stdout.write(
         f"{len(poses)} key pairs in {config.out}; use them: restore-video in.mp4 out.mp4 --keys "
-        f"{config.out / 'renders'}:{config.out / 'photos'}\n"
+        f"{config.out / 'renders'}:{config.out / 'photos'}; or live: splatmend serve --references "
+        f"{config.out}\n"
     )
     return len(poses)
 
@@ -189,8 +222,10 @@ def _check_both_seen(
 def _choose(
     config: BakeConfig, avatars: tuple[Splats, Splats], draw: Callable[..., Render]
 ) -> list[_Pose]:
-    """The poses of the keys; says of each what it brings."""
+    """Choose the poses of the keys; say of each how far it lowers the error."""
     poses, size = _poses(config), _choice_size(config)
+    began = time.monotonic()
+    _say(f"stage 1 of 3: {2 * len(poses)} renders of {size[1]} x {size[0]} pixels, to choose by")
 
     def picture(splats: Splats, pose: _Pose) -> Any:
         frame = _draw(config, draw, splats, pose.camera(config, size))
@@ -200,6 +235,8 @@ def _choose(
     for pose in tqdm(poses, "views", disable=not sys.stderr.isatty()):
         truth, render = (picture(splats, pose) for splats in avatars)
         views.append(View(pose.yaw, pose.pitch, render, truth))
+    drawn = time.monotonic()
+    _say(f"stage 2 of 3: up to {config.count} of {len(poses)} poses; the first is the frontal one")
     chosen: list[_Pose] = []
     for key in choose_keys(views, config.count, first=_frontal(poses)):
         pose = poses[key.index]
@@ -209,6 +246,9 @@ def _choose(
         )
         sys.stdout.flush()
         chosen.append(pose)
+        if len(chosen) == 1 < config.count:
+            judged = time.monotonic() - drawn
+            _say(_rest(config, views, drawing=drawn - began, judging=judged))
     if not chosen:
         raise InputError(
             f"a key pair mends nothing of {config.light}: it must be a light copy of {config.whole}"
@@ -216,6 +256,32 @@ def _choose(
     if len(chosen) < config.count:
         sys.stdout.write(f"no other pose brings more: {len(chosen)} of {config.count} pairs\n")
     return chosen
+
+
+def _rest(config: BakeConfig, views: Sequence[View], *, drawing: float, judging: float) -> str:
+    """Say how much is left after the first key.
+
+    Args:
+        config: The command's options.
+        views: The views of all poses.
+        drawing: Seconds that the views took.
+        judging: Seconds that one key took on all views.
+    """
+    trials = int((degrees_between(views) <= REACH).sum())
+    height, width = _choice_size(config)
+    larger = math.prod(config.size) / (height * width)
+    seconds = judging * (trials / len(views) + config.count - 1)
+    seconds += drawing / len(views) * config.count * larger
+    return (
+        f"{trials} trials of one key on one view, then {config.count - 1} keys and their renders: "
+        f"about {max(round(seconds), 1)} s more"
+    )
+
+
+def _say(line: str) -> None:
+    """Write a line at once: without a terminal there is no bar."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _decibels(error: float) -> str:

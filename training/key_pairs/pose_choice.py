@@ -1,7 +1,7 @@
-"""From which poses key pairs help most.
+"""A greedy choice of the poses at which key pairs help most.
 
-Greedy: after the first, each key is the pose that lowers the error of all poses most. How much a
-key would lower it is known beforehand from trials with that key alone, for poses near it.
+After the first, each key is the pose that lowers the error of all poses most. This gain is
+estimated by trials with that key alone, for the poses near it.
 """
 
 import sys
@@ -15,22 +15,22 @@ from tqdm import tqdm
 from splatmend.core.references import Guide, Reference, References
 from splatmend.training.data.pairs import subject_box
 
-__all__ = ["Key", "View", "choose_keys", "degrees_between", "view_errors"]
+__all__ = ["REACH", "Key", "View", "choose_keys", "degrees_between", "view_errors"]
 
 Picture = NDArray[np.uint8]
 Errors = NDArray[np.float64]
 
-_REACH = 20.0
-"""Degrees: a key takes two fifths off the error so far away; poses beyond are not tried."""
+REACH = 20.0
+"""Degrees: at this distance a key removes two fifths of the error; farther poses are not tried."""
 _LEAST_GAIN = 0.002
-"""Share of the error that a key must take off to be worth its place."""
+"""Share of the error that a key must remove to be chosen."""
 _TRIES = 3
-"""Poses tried before the choice ends: keys together do not always do what they do alone."""
+"""Poses tried before the choice ends, because gains of single keys do not simply add."""
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One pose, drawn of the light and of the whole avatar."""
+    """One pose of the light and of the full avatar."""
 
     yaw: float
     """Degrees."""
@@ -39,27 +39,27 @@ class View:
     render: Picture
     """(h, w, 3) RGB on white, of the light avatar."""
     truth: Picture
-    """(h, w, 3) RGB on white, of the whole avatar."""
+    """(h, w, 3) RGB on white, of the full avatar."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """A chosen pose, and what it brings."""
+    """A chosen pose and its gain."""
 
     index: int
     before: float
-    """Mean squared error of all views in [0, 1], inside the box of what each shows."""
+    """Mean squared error of all views in [0, 1], inside the box around the subject."""
     after: float
-    """The same with this key as well."""
+    """The same error with this key as well."""
 
 
 def choose_keys(views: Sequence[View], count: int, *, first: int) -> Iterator[Key]:
     """Choose up to `count` of the views as keys, beginning with `first`.
 
-    Ends early where no other key takes a five-hundredth off the error.
+    The choice ends early if no other key removes a five-hundredth of the error.
 
     Raises:
-        InputError: a view shows nothing, or is smaller than a reference may be.
+        InputError: a view is empty, or too small for a reference.
     """
     errors = view_errors(views, ())
     chosen: list[int] = []
@@ -85,21 +85,21 @@ def choose_keys(views: Sequence[View], count: int, *, first: int) -> Iterator[Ke
 
 
 def view_errors(views: Sequence[View], chosen: Sequence[int]) -> Errors:
-    """Mean squared error of each view in [0, 1] when some of them are keys, without a network."""
+    """Compute the mean squared error of each view in [0, 1] if some are keys, without a network."""
     guide = _guide([views[index] for index in chosen]) if chosen else None
     return np.array([_error(view, guide) for view in views])
 
 
 def degrees_between(views: Sequence[View]) -> NDArray[np.float64]:
-    """Angle between the lines of sight of all views, (n, n)."""
+    """Compute the angles between the lines of sight of all views, (n, n)."""
     yaw, pitch = np.deg2rad([(view.yaw, view.pitch) for view in views]).T
     sight = np.stack((np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)), 1)
     return np.asarray(np.rad2deg(np.arccos(np.clip(sight @ sight.T, -1, 1))))
 
 
 def _errors_alone(views: Sequence[View]) -> Errors:
-    """Error of view j when only view i is a key, (i, j); infinite where they are far apart."""
-    near = degrees_between(views) <= _REACH
+    """Compute the error of view j with only view i as a key, (i, j); infinite beyond `REACH`."""
+    near = degrees_between(views) <= REACH
     errors = np.full(near.shape, np.inf)
     for index in tqdm(range(len(views)), "trials", disable=not sys.stderr.isatty()):
         guide = _guide([views[index]])

@@ -1,14 +1,14 @@
-"""An adversarial term: small heads judge the levels of a frozen backbone, real or restored.
+"""An adversarial term: small heads classify features of a frozen backbone as real or restored.
 
-A discriminator on features that are already good needs few weights and few pictures:
-Sauer et al. 2021, "Projected GANs Converge Faster"; Kumari et al. 2022, "Ensembling
-Off-the-shelf Models for GAN Training". Here the backbone is the VGG-16 of LPIPS, so that
-nothing more is loaded.
+A discriminator on good features needs few weights and few pictures. Here the backbone is the
+VGG-16 of LPIPS, so nothing more is loaded.
 
-The loss is the hinge (Lim and Ye 2017) under spectral norm (Miyato et al. 2018) rather than
-the sigmoid: heads on strong features soon tell a restored patch from a real one, and a patch
-that is already right by the margin then moves the heads no further, while the restorer's
-gradient stays the same instead of vanishing.
+The loss is the hinge (Lim and Ye 2017) under spectral norm (Miyato et al. 2018), not the sigmoid.
+Heads on strong features soon distinguish restored patches from real ones. A patch that is right
+by the margin no longer changes the heads, while the restorer's gradient does not vanish.
+
+Source: Sauer et al. 2021, "Projected GANs Converge Faster"; Kumari et al. 2022, "Ensembling
+Off-the-shelf Models for GAN Training".
 """
 
 from collections.abc import Sequence
@@ -27,20 +27,20 @@ from splatmend.core.perceptual.lpips import Lpips
 
 __all__ = ["Adversary", "Heads", "make_adversary"]
 
-_LEVELS = slice(1, None)  # without the finest, whose 64 channels cost most and see three pixels
+_LEVELS = slice(1, None)  # without the finest, which costs most and sees three pixels
 _WIDTHS = (128, 256, 512, 512)
 _HIDDEN = 64
 
 
 class Heads(nn.Module):
-    """One small patch classifier for each level; the only part that is trained and saved."""
+    """A small patch classifier for each level; the only part that is trained and saved."""
 
     def __init__(self, widths: Sequence[int] = _WIDTHS, hidden: int = _HIDDEN) -> None:
         super().__init__()
         self.levels = nn.ModuleList(_head(width, hidden) for width in widths)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Features (n, c, h, w) of each level -> scores (n, 1, h', w'); positive means real."""
+        """Score features (n, c, h, w) of each level -> (n, 1, h', w'), positive if real."""
         return [head(level) for head, level in zip(self.levels, features, strict=True)]
 
 
@@ -56,26 +56,25 @@ def _head(width: int, hidden: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Adversary:
-    """Both sides of the game; pictures are (n, 3, h, w) in [0, 1], losses (n,).
+    """The losses of restorer and heads; pictures are (n, 3, h, w) in [0, 1], losses (n,).
 
-    Train `heads.parameters()` with an optimiser of their own, and keep `heads.state_dict()`
-    beside that optimiser's: together they resume exactly. `heads` may be wrapped for several
-    processes (`dataclasses.replace(adversary, heads=accelerator.prepare(adversary.heads))`).
+    Train `heads.parameters()` with an optimiser of their own. Their state and that optimiser's
+    together resume exactly. `heads` may be wrapped for several processes
+    (`dataclasses.replace(adversary, heads=accelerator.prepare(adversary.heads))`).
     """
 
     vgg: Lpips
     heads: nn.Module
 
     def generator_loss(self, fake: Tensor) -> Tensor:
-        """How far `fake` is from passing for real; the heads get no gradient and keep their state.
+        """Compute the loss of `fake` as real; the heads get no gradient and keep their state.
 
-        Gradients left on the heads here would be applied by their own next update, which calls
-        restored pictures real (img2img-turbo issue 56). So they are used as constants: with
-        their values, not with their parameters.
+        Gradients left on the heads would be applied by their next update, and train them to accept
+        restored pictures (img2img-turbo issue 56). So the heads' values are used as constants.
         """
         heads = self.heads
         if isinstance(heads, DistributedDataParallel):
-            heads = heads.module  # it would wait for gradients that never come
+            heads = heads.module  # the wrapper would wait for gradients that never come
         # copies: the power iteration of spectral norm writes to its buffers
         frozen = {name: buffer.clone() for name, buffer in heads.named_buffers()}
         frozen |= {name: weight.detach() for name, weight in heads.named_parameters()}
@@ -83,7 +82,11 @@ class Adversary:
         return _mean_of_levels([-score for score in scores])
 
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
-        """How badly the heads tell `real` from `fake`; no gradient reaches either picture."""
+        """Compute the heads' loss on `real` and `fake`; no gradient reaches either picture.
+
+        Raises:
+            InputError: their shapes differ.
+        """
         if real.shape != fake.shape:
             raise InputError(
                 f"real and fake must have one shape, got {tuple(real.shape)} and "
@@ -96,7 +99,10 @@ class Adversary:
         return _mean_of_levels([F.relu(1 - real) + F.relu(1 + fake) for real, fake in scores])
 
     def _features(self, rgb: Tensor) -> list[Tensor]:
-        """Mean square 1 in each pixel: no level is ahead, and heads of norm 1 reach the margin."""
+        """Compute features scaled to mean square 1 in each pixel.
+
+        So no level dominates, and heads of norm 1 reach the margin.
+        """
         return [level * level.shape[1] ** 0.5 for level in self.vgg.features(rgb)[_LEVELS]]
 
 
@@ -105,7 +111,7 @@ def _mean_of_levels(scores: Sequence[Tensor]) -> Tensor:
 
 
 def make_adversary(vgg: Lpips, *, seed: int) -> Adversary:
-    """Fresh heads, drawn from `seed`, on the backbone's device.
+    """Draw fresh heads from `seed`, on the backbone's device.
 
     Raises:
         InputError: the backbone is not VGG-16.

@@ -1,4 +1,4 @@
-"""The discriminator of the adversarial term, in training beside the model."""
+"""The discriminator of the adversarial term, which is trained beside the model."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,10 +10,10 @@ from torch.optim import AdamW
 
 from splatmend.training.losses.adversarial import Adversary
 
-__all__ = ["Opponent"]
+__all__ = ["Discriminator"]
 
 
-class Opponent:
+class Discriminator:
     """Heads with an optimiser of their own; the model's own step leaves them alone."""
 
     def __init__(self, adversary: Adversary, *, learning_rate: float) -> None:
@@ -32,7 +32,7 @@ class Opponent:
         self._accelerator = accelerator
 
     def learn(self, real: Tensor, fake: Tensor) -> Tensor:
-        """One step on (n, 3, h, w) of both; returns the loss, a scalar."""
+        """Train the heads by one step on (n, 3, h, w) of both; return the loss, a scalar."""
         assert self._accelerator is not None
         loss = self.adversary.discriminator_loss(real, fake.detach()).mean()
         self._accelerator.backward(loss)
@@ -42,10 +42,10 @@ class Opponent:
         return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Heads and optimiser, for resuming."""
+        """Return the state of heads and optimiser, for resuming."""
         return {"heads": self._heads.state_dict(), "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore the state of `state_dict`."""
         self._heads.load_state_dict(state["heads"])
         self._optimizer.load_state_dict(state["optimizer"])

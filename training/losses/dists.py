@@ -1,8 +1,10 @@
 """DISTS, a distance of structure and texture, as a loss and as a measure.
 
-Ding et al. 2020, "Image Quality Assessment: Unifying Structure and Texture Similarity"
-(arXiv 2004.07728). Two samples of one texture are near each other even where no pixel
-agrees, so that resampled hair and skin are not punished as LPIPS punishes them.
+Two samples of one texture are near each other even if no pixel agrees. So resampled hair and skin
+cost less than in LPIPS.
+
+Source: Ding et al. 2020, "Image Quality Assessment: Unifying Structure and Texture Similarity"
+(arXiv 2004.07728).
 """
 
 from collections.abc import Sequence
@@ -29,8 +31,8 @@ _STABLE = 1e-6  # c1 and c2 of the paper
 class DistsLoss(nn.Module):
     """DISTS of pictures (n, 3, h, w) in [0, 1] -> (n,); 0 where they agree, all parts frozen.
 
-    It shares the convolutions of an LPIPS on VGG-16, but pools with a Hann window, which
-    does not alias, where VGG takes maxima.
+    It shares the convolutions of an LPIPS on VGG-16. Instead of VGG's maxima it pools with a Hann
+    window, which does not alias.
 
     Args:
         vgg: LPIPS on VGG-16, from `splatmend.core.perceptual.lpips.load_lpips`.
@@ -63,7 +65,7 @@ class DistsLoss(nn.Module):
         self.to(vgg.convolutions()[0].weight.device)
 
     def features(self, rgb: Tensor) -> list[Tensor]:
-        """The picture and the activations after each of VGG's five stages."""
+        """Compute the picture and the activations after each of VGG's five stages."""
         levels, x = [rgb], self.vgg.normalized(rgb)
         convolutions = iter(self.vgg.convolutions())
         for stage, depth in enumerate(_STAGES):
@@ -75,13 +77,13 @@ class DistsLoss(nn.Module):
         return levels
 
     def _pooled(self, x: Tensor) -> Tensor:
-        """Root of the mean square under the window, at every second pixel (paper, section 3.1)."""
+        """Pool by the root mean square under the window, with stride 2 (paper, section 3.1)."""
         window = self.window.to(x.dtype).expand(x.shape[1], 1, -1, -1)
         power = F.conv2d(x.square(), window, stride=2, padding=1, groups=x.shape[1])
         return (power + 1e-12).sqrt()
 
     def distance(self, ours: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        """DISTS from two sets of `features` -> (n,)."""
+        """Compute DISTS from two sets of `features` -> (n,)."""
         similarity = ours[0].new_zeros(len(ours[0]))
         alphas, betas = (torch.split_with_sizes(w, _WIDTHS) for w in (self.alpha, self.beta))
         for x, y, alpha, beta in zip(ours, target, alphas, betas, strict=True):
@@ -95,7 +97,7 @@ class DistsLoss(nn.Module):
         return 1 - similarity
 
     def forward(self, ours: Tensor, target: Tensor) -> Tensor:
-        """DISTS of two batches -> (n,)."""
+        """Compute DISTS of two batches -> (n,)."""
         return self.distance(self.features(ours), self.features(target))
 
 
@@ -104,10 +106,10 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def find_dists_weights(folder: Path | None) -> Path:
-    """`folder`/dists.safetensors, or the file that the authors' package dists-pytorch installs.
+    """Find `folder`/dists.safetensors, or the file of the authors' package dists-pytorch.
 
     Raises:
-        ModelError: neither is there.
+        ModelError: neither exists.
     """
     if folder is not None and (file := folder / "dists.safetensors").exists():
         return file

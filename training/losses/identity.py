@@ -1,8 +1,8 @@
-"""Whether the person stays the same: a loss over any embedder, and measures over dlib's.
+"""Identity of the person: a loss with any embedder, and measures with dlib's.
 
-dlib (King 2009) brings a detector; its 68 landmarks (Kazemi and Sullivan 2014) and its
-embedding, a ResNet of 128 numbers, are files of the package face-recognition-models. They
-need no network but cannot be differentiated: they judge, they do not train.
+dlib (King 2009) includes a detector. Its 68 landmarks (Kazemi and Sullivan 2014) and its
+embedding, a ResNet of 128 numbers, are files of the package face-recognition-models. They need no
+download, but cannot be differentiated: they serve evaluation, not training.
 """
 
 import warnings
@@ -27,9 +27,9 @@ _LEFT_EYE, _RIGHT_EYE = slice(36, 42), slice(42, 48)  # of the 68, as in Multi-P
 
 
 class Embedder(Protocol):
-    """Maps faces (n, 3, h, w), RGB in [0, 1], to one vector each (n, d).
+    """A function from faces (n, 3, h, w), RGB in [0, 1], to one vector each (n, d).
 
-    Scaling to the size and range that its network was trained on is its own business.
+    It scales its input to its network's size and range by itself.
     """
 
     def __call__(self, rgb: Tensor) -> Tensor:
@@ -38,9 +38,9 @@ class Embedder(Protocol):
 
 
 class IdentityLoss(nn.Module):
-    """1 - cosine of two embeddings -> (n,): 0 for the same person, up to 2.
+    """The loss 1 - cosine of two embeddings -> (n,): 0 for the same person, at most 2.
 
-    Whole, aligned faces only: a crop of a cheek has no identity. The embedder is frozen, and
+    It needs whole, aligned faces: a crop of a cheek has no identity. The embedder is frozen, and
     gradients pass through it to `ours`.
     """
 
@@ -52,29 +52,29 @@ class IdentityLoss(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation: batch statistics of an embedder must not drift with a run."""
+        """Stay in evaluation mode, because an embedder's batch statistics must not drift."""
         del mode
         return super().train(mode=False)
 
     def forward(self, ours: Tensor, target: Tensor) -> Tensor:
-        """How far the person in `ours` is from the one in `target`, each (n, 3, h, w) in [0, 1]."""
+        """Compare the persons in `ours` and `target`, each (n, 3, h, w) in [0, 1] -> (n,)."""
         with torch.no_grad():
             wanted = self.embedder(target)
         return 1 - F.cosine_similarity(self.embedder(ours), wanted, dim=1)
 
 
 def load_embedder(path: Path, device: str | torch.device = "cpu") -> Embedder:
-    """An embedder that somebody saved as TorchScript; see `Embedder` for what it must do.
+    """Load an embedder from a TorchScript file; see `Embedder` for its interface.
 
     No embedder comes with Splatmend: the usual ones (ArcFace, FaceNet) were trained on data
-    whose terms exclude commercial use. TorchScript runs what the file says: load only files
-    that you trust.
+    whose terms exclude commercial use. TorchScript runs code of the file: load only files that
+    you trust.
 
     Raises:
-        CheckpointError: no such file, or it is not TorchScript, or it does not embed.
+        CheckpointError: the file is missing, is not TorchScript, or is not an embedder.
     """
     try:
-        with warnings.catch_warnings():  # torch would rather see torch.export, which few files are
+        with warnings.catch_warnings():  # torch prefers torch.export, which few files use
             warnings.simplefilter("ignore", FutureWarning)
             module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
         with torch.no_grad():
@@ -95,8 +95,8 @@ def load_embedder(path: Path, device: str | torch.device = "cpu") -> Embedder:
 class FaceModels:
     """dlib's detector, landmarks and embedding as two measures, both on the target's face box.
 
-    The box is found in the target and used in both pictures, so that the detector's jitter is
-    no part of the figures; so is the target's alignment for the embedding.
+    The target's box and alignment are used for both pictures, so the detector's jitter does not
+    enter the measures.
     """
 
     detector: Any
@@ -104,12 +104,12 @@ class FaceModels:
     embedding: Any
 
     def against(self, target: Tensor) -> Callable[[Tensor], dict[str, float]]:
-        """Look at the target (1, 3, h, w) once -> measure pictures of its size by name.
+        """Prepare the target (1, 3, h, w) once -> a function that measures pictures of its size.
 
-        `identity` is the cosine of the embeddings; over our portraits 0.98 to 1.00 for two
-        pictures of one person and 0.72 to 0.94 for two people, so small steps count.
-        `landmarks` is the mean distance of 68 landmarks over that of the eyes' centres. Both
-        are NaN where no face is found in the target.
+        `identity` is the cosine of the embeddings. In our portraits it is 0.98 to 1.00 for one
+        person and 0.72 to 0.94 for two people, so small steps count. `landmarks` is the mean
+        shift of 68 landmarks over the distance between the eyes. Both are NaN if the target has
+        no face.
         """
         picture = _bytes(target)
         box = self._largest_face(picture)
@@ -132,7 +132,7 @@ class FaceModels:
         return measure
 
     def _largest_face(self, picture: NDArray[np.uint8]) -> Any | None:
-        """Enlarged once if need be: the detector sees nothing below 80 pixels."""
+        """Find the largest face; enlarge once if necessary: the detector needs 80 pixels."""
         boxes = self.detector(picture, 0) or self.detector(picture, 1)
         return max(boxes, key=lambda box: box.area(), default=None)
 
@@ -141,19 +141,19 @@ class FaceModels:
 
 
 def _bytes(rgb: Tensor) -> NDArray[np.uint8]:
-    """One picture as dlib wants it."""
+    """Convert one picture to dlib's format."""
     return np.ascontiguousarray(from_tensor(rgb, np.uint8)[0], np.uint8)
 
 
 def _points(shape: Any) -> NDArray[np.float64]:
-    """Landmarks as (68, 2), x and y in pixels."""
+    """Convert landmarks to (68, 2), x and y in pixels."""
     return np.array([(point.x, point.y) for point in shape.parts()], np.float64)
 
 
 def load_face_models() -> FaceModels:
-    """The detector of dlib and two models (120 MB), from installed packages.
+    """Load dlib's detector and two models (120 MB) from installed packages.
 
-    The files are CC0; the landmarks were trained on iBUG 300-W, whose own terms exclude
+    The files are CC0. However, the landmarks were trained on iBUG 300-W, whose own terms exclude
     commercial use.
 
     Raises:

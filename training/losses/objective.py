@@ -1,4 +1,4 @@
-"""The loss of a run: named, weighted terms."""
+"""The loss of a training run: named, weighted terms."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from splatmend.temporal.loss import temporal_loss
 from splatmend.training.config import TrainConfig
 from splatmend.training.data.batches import Batch
 from splatmend.training.losses.adversarial import make_adversary
-from splatmend.training.losses.discriminator import Opponent
+from splatmend.training.losses.discriminator import Discriminator
 from splatmend.training.losses.dists import DistsLoss, find_dists_weights
 from splatmend.training.losses.identity import IdentityLoss, load_embedder
 from splatmend.training.losses.shift_mean import shift_mean_loss
@@ -18,18 +18,18 @@ from splatmend.training.models.compact import frozen_compact
 __all__ = ["Objective"]
 
 _ALEX_CELL = 16
-"""Pixels between two places of AlexNet's deepest layer."""
+"""Stride in pixels of AlexNet's deepest layer."""
 _ALEX_LEAST = 32
-"""Side in pixels of the smallest picture that AlexNet takes."""
+"""Side in pixels of the smallest picture for AlexNet."""
 
 
 class Objective(nn.Module):
-    """Maps restored (n, 3, h, w) and its batch to the weighted terms, each a scalar, by name.
+    """A map from restored (n, 3, h, w) and its batch to the weighted terms, each a scalar, by name.
 
-    Backbones are frozen, and loaded only for terms whose weight is not 0.
+    Backbones are frozen, and loaded only for terms with a weight other than 0.
 
     Raises:
-        ModelError: the weights of a term are not at hand.
+        ModelError: the networks of a term are missing.
     """
 
     def __init__(self, config: TrainConfig, device: str | torch.device = "cpu") -> None:
@@ -47,18 +47,18 @@ class Objective(nn.Module):
             self.identity = IdentityLoss(load_embedder(config.identity_model)).to(device)
         if weights.adversarial and self.vgg is not None:
             adversary = make_adversary(self.vgg, seed=config.seed)
-            self.opponent = Opponent(adversary, learning_rate=config.opponent_rate)
+            self.opponent = Discriminator(adversary, learning_rate=config.opponent_rate)
 
     def forward(self, restored: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
-        """The terms of update `step`, which names the windows that the backbones see."""
+        """Compute the terms of update `step`, which determines the windows of the backbones."""
         clean, window = batch.clean, self.window(step)
         terms = {
             "l1": (restored - clean).abs().mean(),
             "log_mse": log_mse(restored, clean).mean(),
         }
         if self.alex is not None:
-            # From every pixel of AlexNet's grid: where crops always began on it, compact, which
-            # has a grid as well, learned what pleases there (7 % of its distance) and nowhere else.
+            # The window starts anywhere on AlexNet's grid. When crops always started on it,
+            # compact, which has a grid as well, gained 7 % of this distance there and nowhere else.
             seen = self._window(step, max(self.config.crop - _ALEX_CELL, _ALEX_LEAST))
             ours, target = self._features(self.alex, restored[seen], clean[seen])
             terms["lpips_alex"] = self._bent(self.alex.distance(ours, target)).mean()
@@ -92,12 +92,12 @@ class Objective(nn.Module):
         return terms
 
     def _bent(self, distance: Tensor) -> Tensor:
-        """The distance up to the knee, about its logarithm beyond, (n,)."""
+        """Compress distances (n,) above the knee to about their logarithm."""
         knee = self.weights.lpips_knee
         return knee * (distance / knee).log1p() if knee else distance
 
     def window(self, step: int) -> tuple[slice, ...]:
-        """The random window of some crops that VGG sees: unbiased, at a fraction of the cost."""
+        """Draw the window of some crops for VGG: unbiased, at a fraction of the cost."""
         return self._window(step, self.config.vgg_side, self.config.vgg_crops)
 
     def _window(self, step: int, side: int, crops: int | None = None) -> tuple[slice, ...]:
@@ -109,7 +109,10 @@ class Objective(nn.Module):
     def _features(
         self, backbone: Lpips, restored: Tensor, clean: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Of both; half the time in half precision and channels last. Distances are float32."""
+        """Compute the features of both, channels last, in the run's precision.
+
+        Half precision takes half the time; distances stay float32.
+        """
 
         def features(rgb: Tensor) -> list[Tensor]:
             rgb = rgb.contiguous(memory_format=torch.channels_last)

@@ -1,10 +1,12 @@
-"""The mean of what a network answers wherever a picture lies on its grid, as a target.
+"""The mean of a network's outputs for shifted pictures, as a training target.
 
-Half of what compact draws hangs on the place of a picture on its cells of 32 pixels, and boils when
-the picture moves. The mean of answers to shifted pictures (a self-ensemble; Lim et al. 2017,
-"Enhanced Deep Residual Networks for Single Image Super-Resolution", take mirrored ones)
-hardly does, for many times the work; a copy of the network can learn to give it in one pass.
-A mean is also softer than what it was made of, so its local energy is restored.
+Half of the detail that compact adds depends on the picture's position on its grid of 32 pixels,
+and flickers when the picture moves. The mean of outputs for shifted pictures hardly does, at many
+times the cost. A copy of the network can learn to give this mean in one pass. A mean is also
+softer than its terms, so its local energy is restored.
+
+Source: Lim et al. 2017, "Enhanced Deep Residual Networks for Single Image Super-Resolution" (a
+self-ensemble of mirrored pictures).
 """
 
 import torch
@@ -20,15 +22,15 @@ _NEAR = 9  # side in pixels of the square over which energy is taken
 
 
 def shift_mean_loss(ours: Tensor, teacher: Tensor, flow: Tensor) -> Tensor:
-    """L1 between `ours` and the `shift_mean` of the teacher's answers to the same crops -> (n,).
+    """Compute L1 between `ours` and the `shift_mean` of the teacher for the same crops -> (n,).
 
     Args:
-        ours: Residuals, (n, k, 3, h, w); the gradient flows into all of their frames.
-        teacher: Residuals of the same crops.
-        flow: See `shift_mean`.
+        ours: residuals, (n, k, 3, h, w); the gradient flows into all of their frames.
+        teacher: residuals of the same crops.
+        flow: see `shift_mean`.
 
     Raises:
-        InputError: motion that is no shift by whole pixels.
+        InputError: the motion is not a shift by whole pixels.
     """
     with torch.no_grad():
         target, holds = shift_mean(teacher, flow)
@@ -37,19 +39,20 @@ def shift_mean_loss(ours: Tensor, teacher: Tensor, flow: Tensor) -> Tensor:
 
 
 def shift_mean(residuals: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-    """What k answers to shifts of one picture agree on, seen from each of them.
+    """Average k residuals for shifts of one picture, aligned to each of them.
 
     Args:
         residuals: (n, k, 3, h, w).
-        flow: Backward motion in pixels from each crop to the one before, (n, k - 1, 2, h, w), as
-            `draw_shifts` gives it.
+        flow: backward motion in pixels from each crop to the one before, (n, k - 1, 2, h, w), as
+            from `draw_shifts`.
 
     Returns:
-        The mean with its local energy restored, (n, k, 3, h, w), and where at least half
-        of the crops show the place, and some all around it, (n, k, 1, h, w) bool.
+        The mean with its local energy restored, (n, k, 3, h, w), and its validity, (n, k, 1, h,
+        w) bool. A pixel is valid if at least half of the crops show it, and some show all pixels
+        around it.
 
     Raises:
-        InputError: motion that is no shift by whole pixels.
+        InputError: the motion is not a shift by whole pixels.
     """
     steps = flow[..., 0, 0].round()
     if (flow - steps[..., None, None]).abs().max() > 1e-3:
@@ -65,7 +68,7 @@ def shift_mean(residuals: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean(residuals: Tensor, places: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Of one picture: (k, 3, h, w) at left and top `places` -> the same, (k, 1, h, w)."""
+    """Average one picture's residuals (k, 3, h, w) at left and top `places`, with validity."""
     height, width = residuals.shape[-2:]
     right, bottom = (max(along) for along in zip(*places, strict=True))
     sums = residuals.new_zeros(5, bottom + height, right + width)
@@ -75,7 +78,7 @@ def _mean(residuals: Tensor, places: list[list[int]]) -> tuple[Tensor, Tensor]:
         sums[:, y + EDGE : y + height - EDGE, x + EDGE : x + width - EDGE] += part
     count = sums[4:]
     means = sums[:4] / count.clamp(min=1)
-    # the bound keeps answers that have nothing in common from becoming loud noise
+    # the bound keeps unrelated residuals from becoming strong noise
     lost = means[3:] / (_energy(means[None, :3])[0] + 1e-7)
     mean = means[:3] * lost.sqrt().clamp(1, 2)
     holds = (count >= len(places) / 2) & (_nearby((count > 0).float()) > 0.99)
@@ -84,7 +87,7 @@ def _mean(residuals: Tensor, places: list[list[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _energy(residuals: Tensor) -> Tensor:
-    """(n, 3, h, w) -> (n, 1, h, w), the mean square nearby."""
+    """Compute the local mean square of (n, 3, h, w) -> (n, 1, h, w)."""
     return _nearby(residuals.square().mean(1, keepdim=True))
 
 

@@ -1,4 +1,4 @@
-"""The models in training, and how each is stored.
+"""The models in training and their checkpoints.
 
 `compact` trains the small network or a LoRA on it. `turbo` trains LoRA and skip convolutions on
 SD-Turbo; it needs diffusers and is imported late.

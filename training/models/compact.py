@@ -1,8 +1,8 @@
-"""What is trained: compact, a LoRA on it, or turbo's LoRA; each knows how it is stored.
+"""The models in training: compact, a LoRA on it, or turbo's LoRA; each writes its checkpoint.
 
-A model maps (degraded (n, 3, h, w) in [0, 1], chance (n, 8) in [0, 1)) to the restored
-picture, float32 and not clamped, so that gradients reach values out of range. `chance` are
-numbers of each sample's own for what is left out at random: nothing here draws any.
+A model maps (degraded (n, 3, h, w) in [0, 1], chance (n, 8) in [0, 1)) to the restored picture.
+The result is float32 and not clamped, so gradients reach values out of range. `chance` holds
+random numbers of each sample for dropout; the models draw none themselves.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from splatmend.training.config import TrainConfig
 __all__ = ["CompactModel", "Model", "build_model", "frozen_compact", "read_compact"]
 
 _LISTENING = "listener."
-"""The layers of compact that guidance alone uses."""
+"""Prefix of the layers of compact that only guidance uses."""
 _ADAPTER = "default"  # peft's name for the only one
 _TARGETS = r"stem|head|gain|(down|up)\.\d+|.*\.conv[12]"
 
@@ -38,25 +38,25 @@ Weights = Mapping[str, Tensor]
 
 
 class Model(Protocol):
-    """A network in training; also an nn.Module, whose `requires_grad` says what is trained."""
+    """A network in training; also an nn.Module, whose `requires_grad` marks the trained weights."""
 
     file_name: str
-    """What its checkpoint is called."""
+    """File name of its checkpoint."""
 
     def __call__(self, degraded: Tensor, chance: Tensor) -> Tensor:
-        """Restore, see above."""
+        """Restore; see the module."""
         ...
 
     def save(self, path: Path, trained: Weights, notes: Mapping[str, Any]) -> None:
-        """Write a checkpoint of these trained weights, named as the model's own parameters."""
+        """Write a checkpoint of these trained weights, named like the model's parameters."""
         ...
 
 
 def build_model(config: TrainConfig) -> nn.Module:
-    """The `Model` of a run on the CPU, its fresh weights drawn from the run's seed.
+    """Build the `Model` of a run on the CPU; the run's seed draws its fresh weights.
 
     Raises:
-        CheckpointError: `init` cannot be read or fits something else.
+        CheckpointError: `init` cannot be read or does not fit.
         ModelError: SD-Turbo cannot be found.
     """
     with torch.random.fork_rng():
@@ -69,7 +69,7 @@ def build_model(config: TrainConfig) -> nn.Module:
 
 
 class CompactModel(nn.Module):
-    """compact, or with a rank a LoRA on every convolution of a frozen one."""
+    """The `Model` of compact, or with a rank of a LoRA on every convolution of a frozen compact."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class CompactModel(nn.Module):
         self.file_name = "adapter.safetensors" if config.rank else "compact.safetensors"
         if config.rank:
             _add_lora(self.network, config.rank)
-        if config.references:  # without references compact stays as it was, to the bit
+        if config.references:  # train the listener alone: without references compact is unchanged
             self.network.requires_grad_(requires_grad=False)
             assert self.network.listener is not None
             self.network.listener.requires_grad_(requires_grad=True)
@@ -89,12 +89,12 @@ class CompactModel(nn.Module):
         chance: Tensor,  # noqa: ARG002
         guidance: Guidance | None = None,
     ) -> Tensor:
-        """The input plus the residual; nothing is left out at random."""
+        """Add the residual to the input, without dropout."""
         restored: Tensor = degraded + self.network(degraded, guidance)
         return restored
 
     def save(self, path: Path, trained: Weights, notes: Mapping[str, Any]) -> None:
-        """A checkpoint of compact, or an adapter bound to the weights that it was made on."""
+        """Write a checkpoint of compact, or an adapter bound to its base weights."""
         weights = {name.removeprefix("network."): value for name, value in trained.items()}
         if self._base:
             lora, _ = split_state(weights, _ADAPTER)
@@ -106,7 +106,7 @@ class CompactModel(nn.Module):
 
 
 def frozen_compact(path: Path | None = None) -> Compact:
-    """The network of a checkpoint, or of the one in the package, without gradients.
+    """Load a checkpoint, by default the one in the package, without gradients.
 
     Raises:
         CheckpointError: the file cannot be read or holds something else.
@@ -118,17 +118,17 @@ def frozen_compact(path: Path | None = None) -> Compact:
 
 
 def _compact(config: TrainConfig) -> tuple[Compact, Weights]:
-    """The network, and with a rank the weights below the adapter as their file has them."""
+    """Build the network; with a rank, also return the base weights below the adapter as stored."""
     if config.init is None and not config.rank and not config.references:
         return Compact(CompactConfig()), {}
     shape, weights = read_compact(config.init, "--init")
-    # as `load_restorer` runs it
+    # the same settings as in `load_restorer`
     network = Compact(
         replace(shape, detail_floor=False)
         if config.rank
         else replace(shape, references=shape.references or config.references)
     )
-    # what listens to references may be new: it begins at 0, as an untrained network has it
+    # the listener may be missing in the file: then it starts at 0, as in an untrained network
     fresh = {name for name, _ in network.named_parameters() if name.startswith(_LISTENING)}
     begun = {name: value for name, value in network.state_dict().items() if name in fresh}
     network.load_state_dict({**begun, **weights})
@@ -136,10 +136,11 @@ def _compact(config: TrainConfig) -> tuple[Compact, Weights]:
 
 
 def read_compact(path: Path | None, wanted_by: str) -> tuple[CompactConfig, Weights]:
-    """Shape and weights of a checkpoint, or of the one in the package.
+    """Read shape and weights of a checkpoint, by default of the one in the package.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds something else than `wanted_by` takes.
+        CheckpointError: the file cannot be read, or is not a checkpoint of compact. The message
+            names the option `wanted_by`.
     """
     if path is not None:
         header, weights = load_checkpoint(path)
@@ -159,7 +160,7 @@ def read_compact(path: Path | None, wanted_by: str) -> tuple[CompactConfig, Weig
 
 
 def _add_lora(network: Compact, rank: int) -> None:
-    """LoRA on every convolution, in place, at scale 1; the base is frozen."""
+    """Add a LoRA to every convolution, in place, at scale 1; the base is frozen."""
     from peft import LoraConfig, inject_adapter_in_model
 
     network.requires_grad_(requires_grad=False)

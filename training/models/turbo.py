@@ -1,6 +1,6 @@
 """turbo in training: LoRA, skip convolutions and conv_in on a frozen SD-Turbo.
 
-pix2pix-turbo, Parmar et al. 2024, with the seed's skip dropout; see core/turbo/network.py.
+Source: pix2pix-turbo, Parmar et al. 2024, with the seed's skip dropout; see core/turbo/network.py.
 """
 
 from collections.abc import Mapping
@@ -64,7 +64,7 @@ class TurboModel(nn.Module):
             self.network.unet.enable_gradient_checkpointing()
 
     def forward(self, degraded: Tensor, chance: Tensor) -> Tensor:
-        """One step of SD-Turbo, each sample without some of its skips."""
+        """Run one step of SD-Turbo; each sample drops some of its skips."""
         network, settings = self.network, self.network.settings
         picture = 2 * degraded - 1 if settings.input_range == "pm1" else degraded
         moments, skips = self._run(network.encode, picture)
@@ -78,13 +78,13 @@ class TurboModel(nn.Module):
         return (restored.float() + 1) / 2
 
     def _run(self, part: Any, *inputs: Any) -> Any:
-        """A half of the autoencoder, its activations forgotten if so wished."""
+        """Run a half of the autoencoder, with gradient checkpointing if the options ask for it."""
         if self.options.gradient_checkpointing and self.training:
             return checkpoint(part, *inputs, use_reentrant=False)
         return part(*inputs)
 
     def save(self, path: Path, trained: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-        """Our own safetensors with the prompt's embedding, float32."""
+        """Write our own safetensors with the prompt's embedding, float32."""
         parts = {}
         for part, adapter in _ADAPTERS.items():
             prefix = f"network.{part}."
@@ -100,7 +100,7 @@ class TurboModel(nn.Module):
 
 
 def _network(options: TurboTraining, stored: TurboWeights | None) -> Turbo:
-    """The base in its float32 weights, with the settings of the run or of the file it starts at."""
+    """Load the base in float32, with the settings of the run or of the file that it starts from."""
     if stored is not None:
         settings, prompts = stored.settings, stored.prompts
     else:
@@ -115,10 +115,10 @@ def _network(options: TurboTraining, stored: TurboWeights | None) -> Turbo:
 
 
 def _take_up(trained: Mapping[str, nn.Parameter], stored: TurboWeights, source: str) -> None:
-    """Go on from a checkpoint's LoRA and plain weights.
+    """Copy a checkpoint's LoRA and plain weights to the trained parameters.
 
     Raises:
-        CheckpointError: it is guided, holds other layers or other ranks than the run trains.
+        CheckpointError: it is guided, or its layers or ranks differ from the run's.
     """
     if stored.guidance is not None:
         raise CheckpointError(f"{source} is guided (S3Diff), which is not trained here")
@@ -146,7 +146,7 @@ def _take_up(trained: Mapping[str, nn.Parameter], stored: TurboWeights, source: 
 
 
 def _named_as_peft(part: str, lora: Lora) -> dict[str, Tensor]:
-    """A LoRA at peft's default scale, under the names of peft's parameters."""
+    """Convert a LoRA to peft's default scale and parameter names."""
     adapter, factor = _ADAPTERS[part], lora.alpha / Lora(lora.rank).alpha
     down = {f"{part}.{n}.lora_A.{adapter}.weight": v.float() for n, v in lora.down.items()}
     up = {f"{part}.{n}.lora_B.{adapter}.weight": v.float() * factor for n, v in lora.up.items()}
@@ -154,7 +154,7 @@ def _named_as_peft(part: str, lora: Lora) -> dict[str, Tensor]:
 
 
 def _halve_frozen(network: nn.Module, dtype: torch.dtype) -> None:
-    """Frozen products in half precision; norms and all that is trained stay float32."""
+    """Convert frozen products to half precision; norms and trained weights stay float32."""
     for module in network.modules():
         frozen = not any(p.requires_grad for p in module.parameters(recurse=False))
         if isinstance(module, nn.Conv2d | nn.Linear) and frozen:

@@ -15,12 +15,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Annotated
 
 import cv2
-import tyro
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from splatmend.core.command_line import OmitArgPrefixes, Positional, parse, shown
 from splatmend.core.errors import InputError, SplatmendError
 from splatmend.training.data.manifest import (
     PairRecord,
@@ -40,10 +41,10 @@ _SHOWN = 10  # skipped pictures that the summary names
 
 
 @dataclass(frozen=True)
-class PrepareConfig:
-    """What to make pairs of, and how."""
+class _Main:
+    """Sources, and the number and size of the pairs."""
 
-    sources: tyro.conf.Positional[tuple[Path, ...]]
+    sources: Annotated[tuple[Path, ...], Positional, shown("SOURCE")]
     """Pictures, clips, and folders of them (read as their manifest.json says if they have one)."""
     out: Path
     """Folder for the pairs; a folder that a former run left unfinished is finished."""
@@ -52,27 +53,52 @@ class PrepareConfig:
     align: Align = "face"
     """face: upright around the largest face, as FFHQ; none: pictures are aligned already."""
     parser: str = "auto"
-    """Of regions: segformer, landmarks, a Segformer's folder; auto takes the best at hand."""
+    """Parser of regions: segformer, landmarks, or a Segformer's folder; auto takes the best at
+    hand."""
     variants: int = 1
     """Differently degraded pairs of each crop."""
     clip_frames: int = 8
     """Evenly spaced frames taken from each clip."""
     cut_out: float = 0.4
-    """Share of the crops whose head is put on a plain ground, with alpha, as viewers show it;
-    fewer where rooms are too busy to cut a head out."""
+    """Share of the crops whose head is put on a plain ground, with alpha, as viewers show it; fewer
+    where rooms are too busy to cut a head out."""
+
+
+@dataclass(frozen=True)
+class _Damage:
+    """Damage of each region."""
+
     strengths: RegionStrengths = field(default_factory=RegionStrengths)
-    """How hard each region is struck."""
+    """Strength of the damage in each region."""
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Pictures that are used, and the people kept for judging."""
+
     val: float = 0.05
-    """Share of the people kept for validation where the source does not say who is."""
+    """Share of the people kept for validation, where the source does not name them."""
     test: float = 0.1
-    """Share of the people kept for evaluation where the source does not say who is."""
+    """Share of the people kept for evaluation, where the source does not name them."""
     skip_sets: tuple[str, ...] = ("composite",)
-    """Sets of a source's manifest.json to leave out: averages of people are no target."""
+    """Sets of a source's manifest.json to leave out: averages of people are not a target."""
     smallest: int = 256
     """Native pixels that a face's crop must have across."""
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """Processes and the seed."""
+
     seed: int = 0
+    """Names every random choice."""
     workers: int = min(os.cpu_count() or 1, 8)
     """Processes; 0 works in the command's own."""
+
+
+@dataclass(frozen=True)
+class PrepareConfig(_Machine, _Selection, _Damage, _Main):
+    """The sources of pairs, and how pairs are made of them."""
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -91,9 +117,21 @@ class PrepareConfig:
             )
 
 
+@dataclass(frozen=True)
+class _Options:
+    """The options of `splatmend prepare`, in groups."""
+
+    main: Annotated[_Main, OmitArgPrefixes]
+    selection: Annotated[_Selection, OmitArgPrefixes] = _Selection()
+    machine: Annotated[_Machine, OmitArgPrefixes] = _Machine()
+    damage: Annotated[_Damage, OmitArgPrefixes] = field(default_factory=_Damage)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`splatmend prepare ...`; errors are the caller's to report."""
-    prepare(tyro.cli(PrepareConfig, args=arguments, prog="splatmend prepare", description=__doc__))
+    """Run `splatmend prepare ...`; errors are the caller's to report."""
+    given = parse(_Options, arguments, prog="splatmend prepare", description=str(__doc__))
+    groups = (given.main, given.selection, given.machine, given.damage)
+    prepare(PrepareConfig(**{name: v for group in groups for name, v in vars(group).items()}))
 
 
 def prepare(config: PrepareConfig) -> Path:
@@ -144,7 +182,7 @@ def _prepare(config: PrepareConfig) -> Path:
 
 
 def _resume(config: PrepareConfig, manifest: Path) -> set[Path]:
-    """The pairs that are whole, after clearing up what a kill may have left."""
+    """List the pairs that are whole, after clearing up the remains of a kill."""
     config.out.mkdir(parents=True, exist_ok=True)
     options = _options(config)
     path = config.out / "prepare.json"
@@ -171,7 +209,7 @@ def _resume(config: PrepareConfig, manifest: Path) -> set[Path]:
 
 
 def _options(config: PrepareConfig) -> dict[str, object]:
-    """What a pair depends on, as JSON would give it back."""
+    """List the settings that a pair depends on, as JSON would give them back."""
     maker = asdict(_maker(config))
     del maker["out"]
     options: dict[str, object] = json.loads(json.dumps(maker))
@@ -183,7 +221,7 @@ def _maker(config: PrepareConfig) -> PairMaker:
 
 
 _Result = list[PairRecord] | Skipped | SplatmendError
-"""What a job gives; an error is carried over as a value, for a traceback is no message."""
+"""Result of a job; an error is carried over as a value, for a traceback is not a message."""
 
 
 def _results(jobs: Sequence[Job], config: PrepareConfig) -> Iterator[_Result]:
@@ -191,7 +229,7 @@ def _results(jobs: Sequence[Job], config: PrepareConfig) -> Iterator[_Result]:
     if not jobs:
         return
     work = _Work(jobs, _maker(config))
-    work.load()  # here first: what is not installed is said once, and at once
+    work.load()  # here first: a missing package is said once, and at once
     if config.workers == 0:
         yield from (work[index] for index in range(len(jobs)))
         return
@@ -222,7 +260,7 @@ class _Work(Dataset[_Result]):
         self._jobs, self._make = jobs, maker
 
     def load(self) -> None:
-        """Load what the jobs need, and fail where it is missing."""
+        """Load the models that the jobs need, and fail where one is missing."""
         _ = self._make.region_parser
         if self._make.align == "face":
             _ = self._make.landmarker
@@ -249,7 +287,7 @@ def _on_one_thread(_: int) -> None:
 
 
 def _finish(out: Path, manifest: Path, made: int, skipped: Sequence[Skipped]) -> Path:
-    """Contact sheet, list of what was skipped, summary."""
+    """Write contact sheet, list of skipped pictures and summary."""
     _write(out / "skipped.json", json.dumps([asdict(each) for each in skipped], indent=1))
     lines = [f"  {each.key}: {each.reason}" for each in skipped[:_SHOWN]]
     if len(skipped) > _SHOWN:

@@ -1,4 +1,4 @@
-"""One picture to judge a prepared folder by: clean, regions and degraded, side by side."""
+"""One picture to check a prepared folder: clean, regions and degraded, side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,12 +25,12 @@ _COLORS = np.array(
 def contact_sheet(
     folder: Path, records: Sequence[PairRecord], *, count: int = 24
 ) -> NDArray[np.uint8]:
-    """At most `count` of the pairs, evenly spaced, as RGB (h, w, 3).
+    """Draw at most `count` of the pairs, evenly spaced, as RGB (h, w, 3).
 
     Args:
-        folder: that of the manifest, to which its paths are relative.
+        folder: the manifest's folder, to which its paths are relative.
         records: at least one.
-        count: how many are shown.
+        count: number of pairs to show.
 
     Raises:
         InputError: a picture cannot be read.

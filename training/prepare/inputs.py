@@ -1,7 +1,7 @@
-"""What there is to prepare: pictures, folders and clips, item by item.
+"""The inputs of `splatmend prepare`: pictures, folders and clips, item by item.
 
-An item has a name of its own that does not depend on where its folder lies, so that the
-same data give the same pairs on every machine.
+An item's name does not depend on the location of its folder, so the same data give the same
+pairs on every machine.
 """
 
 import hashlib
@@ -31,55 +31,55 @@ class Item:
     """One picture, or one frame of a clip."""
 
     key: str
-    """Folder and file (and time stamp): unique, and the same wherever the folder lies."""
+    """Folder and file (and time stamp): unique, and independent of the folder's location."""
     path: Path
     identity: str
     split: Split | None = None
-    """As a manifest.json of the source says; None leaves it to the identity's hash."""
+    """The split in the folder's manifest.json; None leaves it to the identity's hash."""
     native_scale: float = 1.0
     """Native pixels over stored pixels; below 1 the picture was enlarged."""
     pts: int | None = None
-    """Of a clip's frame, in ticks of its stream."""
+    """Time stamp of a clip's frame, in ticks of its stream."""
 
     @property
     def stem(self) -> str:
-        """A file name for what is made of it."""
+        """Return the stem of file names for this item."""
         digest = hashlib.sha256(self.key.encode()).hexdigest()[:8]
         return f"{re.sub(r'[^A-Za-z0-9_]+', '-', self.key)[-64:]}-{digest}"
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something that no pair was made of, and why."""
+    """A skipped input and the reason."""
 
     key: str
     reason: str
 
 
 def hash_share(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
+    """Hash a text to a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
 
 
 def find_items(
-    sources: Sequence[Path], *, clip_frames: int, skip_sets: Sequence[str] = ()
+    paths: Sequence[Path], *, clip_frames: int, skip_sets: Sequence[str] = ()
 ) -> tuple[list[Item], list[Skipped]]:
     """List every picture, and `clip_frames` evenly spaced frames of every clip.
 
-    A folder with a manifest.json (a list of {file, and perhaps split, identity, set, scale})
-    is read as that says; any other folder with all that is below it.
+    A manifest.json in a folder, a list of {file} with optional split, identity, set and scale,
+    names its files. Any other folder is read with all of its subfolders.
 
     Raises:
-        InputError: a source is missing or of an unknown kind, or a manifest.json is bad.
+        InputError: a path is missing or of an unknown kind, or a manifest.json is bad.
     """
     items: list[Item] = []
     skipped: list[Skipped] = []
     labels: dict[Path, str] = {}
     seen: set[Path] = set()
-    for source in sources:
-        root = source.resolve() if source.is_dir() else source.resolve().parent
+    for given in paths:
+        root = given.resolve() if given.is_dir() else given.resolve().parent
         label = labels.setdefault(root, _label(root, labels))
-        for path, entry in _listed(source, root):
+        for path, entry in _listed(given, root):
             if path in seen or entry.get("set") in skip_sets:
                 continue
             seen.add(path)
@@ -103,23 +103,23 @@ def find_items(
 
 
 def _label(root: Path, labels: dict[Path, str]) -> str:
-    """The folder's name; a second folder of that name is name~2."""
+    """Label a folder by its name; a second folder of that name is name~2."""
     taken = sum(other.name == root.name for other in labels if other != root)
     return root.name if not taken else f"{root.name}~{taken + 1}"
 
 
-def _listed(source: Path, root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every file of a source with what a manifest.json says of it."""
-    if source.is_file():
-        if source.suffix.lower() not in _PICTURES | _CLIPS:
+def _listed(given: Path, root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield every file of a path with its entry of a manifest.json."""
+    if given.is_file():
+        if given.suffix.lower() not in _PICTURES | _CLIPS:
             raise InputError(
-                f"{source} is neither a picture nor a clip: give "
+                f"{given} is neither a picture nor a clip: give "
                 f"{', '.join(sorted(_PICTURES | _CLIPS))}, or a folder"
             )
-        entry = {e["file"]: e for e in _manifest(root)}.get(source.name, {})
-        yield source.resolve(), entry
-    elif not source.is_dir():
-        raise InputError(f"no file or folder {source}")
+        entry = {e["file"]: e for e in _manifest(root)}.get(given.name, {})
+        yield given.resolve(), entry
+    elif not given.is_dir():
+        raise InputError(f"no file or folder {given}")
     elif entries := _manifest(root):
         for entry in entries:
             yield root / entry["file"], entry
@@ -130,7 +130,7 @@ def _listed(source: Path, root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _manifest(root: Path) -> list[dict[str, Any]]:
-    """The entries of root/manifest.json, none where there is no such file."""
+    """Read the entries of root/manifest.json; none if there is no such file."""
     path = root / "manifest.json"
     if not path.is_file():
         return []
@@ -154,7 +154,7 @@ def _manifest(root: Path) -> list[dict[str, Any]]:
 
 
 def _frames(clip: Item, count: int) -> list[Item]:
-    """Evenly spaced frames of a clip, by the time stamps of its packets: nothing is decoded."""
+    """List evenly spaced frames of a clip by the time stamps of its packets, without decoding."""
     try:
         with av.open(str(clip.path)) as container:
             if not container.streams.video:
@@ -174,7 +174,7 @@ def _frames(clip: Item, count: int) -> list[Item]:
 
 
 def read_item(item: Item) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """RGB (h, w, 3), upright, and its alpha (h, w) where the file has one.
+    """Read upright RGB (h, w, 3), and alpha (h, w) if the file has one.
 
     Raises:
         InputError: it cannot be decoded.
@@ -186,14 +186,14 @@ def read_item(item: Item) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         deep = stored.dtype == np.uint16
         eight = (stored / 257 if deep else stored).round().astype(np.uint8)
         return np.ascontiguousarray(eight[..., 2::-1]), np.ascontiguousarray(eight[..., 3])
-    # read again: only this way is it turned upright as its EXIF data say, and 8 bits deep
+    # read again: only this mode applies the EXIF rotation and gives 8 bits
     return np.ascontiguousarray(_read_picture(item.path, cv2.IMREAD_COLOR)[..., ::-1]), None
 
 
 def _read_picture(path: Path, mode: int) -> NDArray[np.uint8]:
     try:
         stored = cv2.imread(str(path), mode)
-    except cv2.error as error:  # a size beyond all reason
+    except cv2.error as error:  # an absurd size
         raise InputError(f"{path} cannot be read: {error.err}") from error
     if stored is None:
         raise InputError(f"{path} is not a picture that OpenCV can read")

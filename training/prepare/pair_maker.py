@@ -1,4 +1,4 @@
-"""From one picture to its pairs: align, parse, cut out, degrade, write. And back: replay."""
+"""Preparation of one picture: align, parse, cut out, degrade, write; and replay of a pair."""
 
 import hashlib
 import os
@@ -40,12 +40,12 @@ __all__ = ["Align", "Job", "PairMaker", "degraded_path", "replay"]
 
 Align = Literal["face", "none"]
 
-_MOST_OUTSIDE = 0.35  # share of a crop that may lie beyond the picture and be mirrored
+_MOST_OUTSIDE = 0.35  # share of a crop that may lie outside the picture and be mirrored
 
 
 @dataclass(frozen=True)
 class Job:
-    """An item and which of its variants are wanted."""
+    """An item and its variants to make."""
 
     item: Item
     variants: tuple[int, ...]
@@ -53,7 +53,7 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """An aligned picture with all that is known about its pixels."""
+    """An aligned picture with its regions and alpha."""
 
     clean: NDArray[np.uint8]  # (h, w, 3)
     regions: NDArray[np.uint8]  # (h, w)
@@ -62,20 +62,20 @@ class Crop:
 
 
 def degraded_path(item: Item, variant: int) -> Path:
-    """Where a pair's degraded picture goes, relative to the manifest; it names the pair."""
+    """Return the path of a pair's degraded picture, relative to the manifest; it names the pair."""
     return Path("degraded") / f"{item.stem}_{variant}.png"
 
 
 @dataclass(frozen=True)
 class PairMaker:
-    """Makes the pairs of one item; the networks are loaded when the first one comes."""
+    """A function that makes the pairs of one item; the first call loads the networks."""
 
     out: Path
     size: int
     align: Align
     parser: str
     cut_out: float
-    """Share of the crops that are cut out, where the cut succeeds."""
+    """Share of the crops that are cut out, if the cut succeeds."""
     strengths: RegionStrengths
     val: float
     test: float
@@ -84,20 +84,20 @@ class PairMaker:
 
     @cached_property
     def region_parser(self) -> RegionParser:
-        """What draws the region maps."""
+        """Load the parser that draws the region maps."""
         return load_parser(self.parser)
 
     @cached_property
     def landmarker(self) -> Landmarker:
-        """What finds faces to align."""
+        """Load the detector of faces to align."""
         return DlibLandmarker()
 
     def __call__(self, job: Job) -> list[PairRecord]:
-        """Write the files of every variant; a file has its name only when it is whole.
+        """Write the files of every variant; final names appear only when the files are complete.
 
         Raises:
             InputError: the picture is unreadable, too small, or shows no face.
-        SplatmendError: a file cannot be written.
+            SplatmendError: a file cannot be written.
         """
         crop = self._crop(job.item)
         name = f"{job.item.stem}.png"
@@ -111,8 +111,8 @@ class PairMaker:
             seed = _seed(f"{self.seed}:{job.item.key}:{variant}")
             steps = draw_steps(seed)
             degraded = degraded_path(job.item, variant)
-            damaged = _damage(crop.clean, crop.regions, crop.alpha, steps, self.strengths)
-            _write_png(self.out / degraded, damaged)
+            picture = _degrade(crop.clean, crop.regions, crop.alpha, steps, self.strengths)
+            _write_png(self.out / degraded, picture)
             records.append(
                 PairRecord(
                     degraded=degraded,
@@ -131,7 +131,7 @@ class PairMaker:
         return records
 
     def _split(self, item: Item) -> Split:
-        """As the source says, else by the person's name alone: no person is in two splits."""
+        """Choose the input's split, else one by the person's name: no person is in two splits."""
         if item.split is not None:
             return item.split
         place = hash_share(f"split:{item.identity}")
@@ -167,11 +167,11 @@ class PairMaker:
 
 
 def replay(folder: Path, record: PairRecord) -> NDArray[np.uint8]:
-    """Degrade a record's clean picture again: the bytes of its degraded one, RGB (h, w, 3).
+    """Degrade a record's clean picture again, to the same bytes -> RGB (h, w, 3).
 
     Args:
-        folder: that of the manifest.
-        record: one that `splatmend prepare` wrote.
+        folder: the manifest's folder.
+        record: a record of `splatmend prepare`.
 
     Raises:
         InputError: a picture cannot be read, or the record has no region map.
@@ -181,7 +181,7 @@ def replay(folder: Path, record: PairRecord) -> NDArray[np.uint8]:
     alpha = None
     if record.alpha is not None:
         alpha = read_picture(folder / record.alpha)[..., 0]
-    return _damage(
+    return _degrade(
         read_picture(folder / record.clean),
         read_picture(folder / record.regions)[..., 0],
         alpha,
@@ -190,26 +190,26 @@ def replay(folder: Path, record: PairRecord) -> NDArray[np.uint8]:
     )
 
 
-def _damage(
+def _degrade(
     clean: NDArray[np.uint8],
     regions: NDArray[np.uint8],
     alpha: NDArray[np.uint8] | None,
     steps: tuple[Drawn, ...],
     strengths: RegionStrengths,
 ) -> NDArray[np.uint8]:
-    damaged = apply_steps(
+    degraded = apply_steps(
         to_tensor([clean]),
         steps,
         regions=torch.from_numpy(np.ascontiguousarray(regions)),
         strengths=strengths,
         alpha=None if alpha is None else to_tensor([alpha]),
     )
-    return np.asarray(from_tensor(damaged, np.uint8)[0], np.uint8)
+    return np.asarray(from_tensor(degraded, np.uint8)[0], np.uint8)
 
 
 def _cut_head(picture: NDArray[np.uint8], regions: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-    """The head's alpha, (h, w); None where the cut failed and took the room along."""
-    # the parser finds hair that the cut misses
+    """Cut out the head's alpha, (h, w); None if the cut failed and includes the background."""
+    # the parser finds hair that GrabCut misses
     head = cv2.GaussianBlur(np.uint8(255) * (regions > 0), (0, 0), picture.shape[1] / 400)
     alpha = np.maximum(cut_out(picture), head)
     return None if upper_sides(alpha > 127).mean() > 0.1 else alpha
@@ -218,7 +218,7 @@ def _cut_head(picture: NDArray[np.uint8], regions: NDArray[np.uint8]) -> NDArray
 def _on_ground(
     picture: NDArray[np.uint8], alpha: NDArray[np.uint8], seed: int
 ) -> NDArray[np.uint8]:
-    """The cut-out head over what viewers show behind one."""
+    """Composite the cut-out head over a background as in viewers."""
     ground = draw_ground(np.random.default_rng(seed), picture.shape[0])
     cover = to_tensor([alpha])
     laid = to_tensor([picture]) * cover + ground * (1 - cover)
@@ -226,21 +226,21 @@ def _on_ground(
 
 
 def _seed(name: str) -> int:
-    """48 bits, which JSON readers of every language keep exactly."""
+    """Hash a name to 48 bits, which JSON readers of every language keep exactly."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6])
 
 
 def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
     stored = picture[..., ::-1] if picture.ndim == 3 else picture
     _, encoded = cv2.imencode(".png", np.ascontiguousarray(stored))
-    # by process: a worker may outlive a killed command for some seconds, and still be writing
+    # named by process: a worker may outlive a killed command for some seconds, still writing
     unfinished = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_bytes(encoded.tobytes())
         unfinished.replace(path)
     except OSError as error:
-        # not an InputError: nothing is wrong with this picture, and the next would fail as well
+        # not an InputError: the picture is fine, and the next one would fail as well
         raise SplatmendError(
             f"{path} cannot be written ({error.strerror}): the pairs that were made are whole, and "
             f"the same command goes on from there"

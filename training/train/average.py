@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from typing import Annotated
 
 import torch
-import tyro
 from torch import Tensor
 
 from splatmend.core.checkpoint import CheckpointHeader, save_checkpoint
+from splatmend.core.command_line import Positional, parse, shown
 from splatmend.core.compact.adapter import fingerprint
 from splatmend.core.errors import CheckpointError, InputError
 from splatmend.training.models.compact import read_compact
@@ -28,16 +29,18 @@ _ANSWER = ("head.", "gain.")  # the layers of core/compact/network.py that write
 
 @dataclass(frozen=True)
 class AverageConfig:
-    """What to average into what."""
+    """The checkpoints, and the file for their average."""
 
-    checkpoints: tyro.conf.Positional[tuple[Path, ...]]
+    checkpoints: Annotated[tuple[Path, ...], Positional, shown("CHECKPOINT")]
     """Two or more of compact, of one shape, such as `splatmend train` leaves."""
     out: Path
     """A new file; one that exists is never replaced."""
     shares: tuple[float, ...] = ()
-    """How much of each, in their order, above 0; divided by their sum. Without any, alike."""
+    """Weight of each checkpoint, in their order, above 0; divided by their sum. By default, all
+    count alike."""
     gain: float = 1.0
-    """What the answer is multiplied with: averages draw with more restraint than their parts."""
+    """Factor of the change that the network makes: averages draw with more restraint than their
+    parts."""
 
     def __post_init__(self) -> None:
         if len(self.checkpoints) < 2:
@@ -54,8 +57,8 @@ class AverageConfig:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`splatmend average A B ... --out C`; errors are the caller's to report."""
-    config = tyro.cli(AverageConfig, args=arguments, prog=_COMMAND, description=__doc__)
+    """Run `splatmend average A B ... --out C`; errors are the caller's to report."""
+    config = parse(AverageConfig, arguments, prog=_COMMAND, description=str(__doc__))
     average(config)
     sys.stdout.write(f"{config.out}: see `splatmend evaluate --restorers compact {config.out}`\n")
 
@@ -65,7 +68,7 @@ def average(config: AverageConfig) -> None:
 
     Raises:
         CheckpointError: one cannot be read, is not of compact, is of another shape than the first,
-            or holds what is no number.
+            or holds a value that is not a number.
     """
     shares = config.shares or (1.0,) * len(config.checkpoints)
     shares = tuple(share / sum(shares) for share in shares)
@@ -79,7 +82,7 @@ def average(config: AverageConfig) -> None:
                 f"{path} is of another shape than {config.checkpoints[0]}: give runs of one network"
             )
         if bad := [name for name, value in weights.items() if not value.isfinite().all()]:
-            raise CheckpointError(f"{path} has numbers that are none in {bad[0]}: leave it out")
+            raise CheckpointError(f"{path} has NaN or infinity in {bad[0]}: leave it out")
         for name, value in weights.items():
             total[name] += share * value
         parts.append({"name": path.name, "fingerprint": fingerprint(weights), "share": share})

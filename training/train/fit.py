@@ -1,52 +1,76 @@
 """`splatmend fit`: from an avatar's PLY to an adapter and key pairs, with figures, in one command.
 
-splatmend fit avatar.ply mine/
-restore-video in.mp4 out.mp4 --adapter mine/adapter.safetensors
-restore-video in.mp4 out.mp4 --keys mine/keys/renders:mine/keys/photos
-
-The avatar is thinned, both are rendered along an arc of cameras, a LoRA on compact learns from
-every other pose what the thinned one lacks. The same poses are key pairs, and the poses between
-judge the adapter, the keys and both. Each step is a command of its own (thin, render, train,
-references, evaluate) for whoever has other pairs or wants other settings.
+It thins the avatar and renders both along an arc of cameras. From every other pose a LoRA on
+compact learns the detail that the thinned one lacks. The same poses are key pairs. The poses
+between judge the adapter, the keys and both. Each step is a command of its own (thin, render,
+train-adapter, references, evaluate), for other pairs or other settings.
 """
 
+import inspect
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 import torch
-import tyro
 
+from splatmend.core.command_line import EXTRAS, OmitArgPrefixes, need, parse
 from splatmend.core.restore.registry import fast_dtype
 from splatmend.training.avatars.thin_and_render import (
+    ArcCameras,
+    FrameDrawing,
     RenderConfig,
+    RenderFiles,
     ThinConfig,
     check_seen,
     claim,
     render_avatar,
     thin_avatar,
 )
-from splatmend.training.config import PRESETS, TrainConfig, parse_config
+from splatmend.training.config import TrainConfig
 from splatmend.training.data.pairs import names_to_learn_from
 from splatmend.training.evaluate.command import EvaluateConfig, evaluate
 from splatmend.training.evaluate.guided_rows import KEYS
 from splatmend.training.evaluate.metrics import METRICS
 from splatmend.training.evaluate.report import INPUT, Values
 from splatmend.training.gaussians.ply import Splats, read_ply
-from splatmend.training.train.loop import train
+from splatmend.training.train.fitting import fit_options, leave_out_absent_lpips
+from splatmend.training.train.options import default_values
 
 __all__ = ["FitConfig", "fit", "main"]
 
 _HOLDOUT = 2  # every other pose judges
+_EXAMPLES = """\
+examples:
+  splatmend fit avatar.ply mine/ --lpips-weights WEIGHTS
+  restore-video in.mp4 out.mp4 --adapter mine/adapter.safetensors
+  restore-video in.mp4 out.mp4 --keys mine/keys/renders:mine/keys/photos
+"""
+_ADAPTER = default_values("train-adapter")
 
 
 @dataclass(frozen=True)
-class FitConfig(RenderConfig):
+class FitMain:
+    """Size of the light avatar, and length of the training."""
+
+    keep: float = 0.25
+    """Share of the Gaussians that the light avatar keeps, the one to be mended."""
+    steps: int = int(_ADAPTER["max_steps"])
+    """Updates of the adapter: 12 to 13 minutes on two shared CPU cores with bfloat16."""
+    temporal: bool = False
+    """Learn texture that moves with the head instead of shimmering, somewhat less of it."""
+    lpips_weights: Path | None = None
+    """Folder with lpips_{vgg,alex}_features.fp16.safetensors; without it they are downloaded."""
+    seed: int = 0
+    """Names every random choice."""
+
+
+@dataclass(frozen=True)
+class FitConfig(FitMain, RenderConfig):
     """Fit compact to one avatar. Called again after an interruption it goes on.
 
     `out` receives adapter.safetensors; keys/ with the poses that were trained on as key pairs;
@@ -54,20 +78,26 @@ class FitConfig(RenderConfig):
     that were not trained on.
     """
 
-    keep: float = 0.25
-    """Share of the Gaussians that the light avatar keeps, the one to be mended."""
-    steps: int = PRESETS["adapter"]["max_steps"]
-    """Updates of the adapter: 12 to 13 minutes on two shared CPU cores with bfloat16."""
-    temporal: bool = False
-    """Learn texture that moves with the head instead of boiling, somewhat less of it."""
-    lpips_weights: Path | None = None
-    """Folder with lpips_{vgg,alex}_features.fp16.safetensors; without it they are downloaded."""
-    seed: int = 0
+
+@dataclass(frozen=True)
+class _Options:
+    """The options of `splatmend fit`, in groups."""
+
+    files: Annotated[RenderFiles, OmitArgPrefixes]
+    main: Annotated[FitMain, OmitArgPrefixes] = FitMain()
+    cameras: Annotated[ArcCameras, OmitArgPrefixes] = ArcCameras()  # noqa: RUF009 (frozen)
+    drawing: Annotated[FrameDrawing, OmitArgPrefixes] = FrameDrawing()  # noqa: RUF009
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`splatmend fit ...`; errors are the caller's to report."""
-    fit(tyro.cli(FitConfig, args=arguments, prog="splatmend fit", description=__doc__))
+    """Run `splatmend fit ...`; errors are the caller's to report."""
+    about = f"{__doc__}\n{inspect.cleandoc(str(FitConfig.__doc__))}"
+    name = "splatmend fit"
+    given = parse(_Options, arguments, prog=name, description=about, epilog=_EXAMPLES)
+    groups = (given.files, given.main, given.cameras, given.drawing)
+    config = FitConfig(**{name: value for group in groups for name, value in vars(group).items()})
+    need("train,turbo", *EXTRAS["train"], "peft")  # said before the avatar is rendered
+    fit(config)
 
 
 def fit(config: FitConfig) -> Path:
@@ -80,6 +110,8 @@ def fit(config: FitConfig) -> Path:
             a fit of other settings.
         TrainingError: see `train`.
     """
+    from splatmend.training.train.loop import train  # needs accelerate, which --help does not
+
     avatar = read_ply(config.source)  # refused before anything is written
     config.out.mkdir(parents=True, exist_ok=True)
     claim(config.out, _settings(config), "a fit")
@@ -109,7 +141,7 @@ def fit(config: FitConfig) -> Path:
 
 
 def _write_keys(thin: Path, whole: Path, out: Path) -> str:
-    """Copy the poses that were trained on; returns what `--keys` takes."""
+    """Copy the poses that were trained on; returns the value for `--keys`."""
     folders = {out / "renders": thin, out / "photos": whole}
     for folder, source in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +154,7 @@ def _write_keys(thin: Path, whole: Path, out: Path) -> str:
 
 
 def _best(rows: Mapping[str, Values], fitted: str) -> str:
-    """One line: which of compact, the adapter, the key pairs and both is best, and by how much."""
+    """Say in one line which of compact, adapter, key pairs and both is best, and by how much."""
     names = {
         "compact": "compact",
         fitted: "the adapter",
@@ -138,7 +170,7 @@ def _best(rows: Mapping[str, Values], fitted: str) -> str:
 
 
 def _settings(config: FitConfig) -> dict[str, Any]:
-    """What every file in `out` depends on."""
+    """List the settings that every file in `out` depends on."""
     settings = asdict(config)
     for name in ("lpips_weights", "backend"):
         del settings[name]
@@ -154,7 +186,7 @@ def _render_light(config: FitConfig) -> Path:
 
 
 def _render(config: FitConfig, name: str, source: Path) -> Path:
-    """The folder of renders of `source`, made if the last one is not there."""
+    """Render `source` into a folder, unless its last view is there."""
     folder = config.out / name
     if not (folder / f"{config.frames - 1:04d}.png").exists():
         render_avatar(replace(config, source=source, out=folder))
@@ -169,17 +201,23 @@ def _check_seen(folder: Path, avatar: Splats, config: FitConfig) -> None:
 
 
 def _training(config: FitConfig, pairs: str) -> TrainConfig:
-    """The adapter's preset on these pairs, in bfloat16 where that is fast."""
+    """Put together the adapter's run on these pairs, in bfloat16 where that is fast."""
     fast = torch.accelerator.is_available() or fast_dtype(torch.device("cpu")) == torch.bfloat16
-    preset = parse_config(["--pairs", pairs, "--holdout", str(_HOLDOUT)])
-    return replace(
-        preset,
-        out=config.out,
-        temporal=config.temporal,
-        batch=preset.batch // preset.frames if config.temporal else preset.batch,
-        max_steps=config.steps,
-        warmup_steps=min(preset.warmup_steps, config.steps // 2),
-        mixed_precision="bf16" if fast else "no",
-        lpips_weights=config.lpips_weights,
-        seed=config.seed,
+    values, said = fit_options(
+        _ADAPTER
+        | {
+            "pairs": (pairs,),
+            "holdout": _HOLDOUT,
+            "out": config.out,
+            "temporal": config.temporal,
+            "batch": _ADAPTER["batch"] // (_ADAPTER["frames"] if config.temporal else 1),
+            "max_steps": config.steps,
+            "mixed_precision": "bf16" if fast else "no",
+            "lpips_weights": config.lpips_weights,
+            "seed": config.seed,
+        }
     )
+    training, absent = leave_out_absent_lpips(TrainConfig(**values))
+    for line in (*said, *absent):
+        sys.stderr.write(f"splatmend fit: {line}\n")
+    return training

@@ -1,4 +1,4 @@
-"""`splatmend train`: the loop that makes compact, its adapters and turbo's.
+"""The training loop, which makes compact, its adapters and turbo's.
 
 On accelerate: one process, or several, by `accelerate launch -m splatmend.training.train ...`
 or, where MPI is missing on CPUs, by `torchrun -m splatmend.training.train ...`. p processes
@@ -6,9 +6,8 @@ with batch b see the crops, and give the curve, of one with batch p b.
 """
 
 import json
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,26 +23,16 @@ from tqdm import tqdm
 
 from splatmend.core.errors import InputError, TrainingError
 from splatmend.temporal.loss import self_condition
-from splatmend.training.config import TrainConfig, parse_config
+from splatmend.training.config import TrainConfig
 from splatmend.training.data.batches import Batch, load_batches, open_data
 from splatmend.training.losses.objective import Objective
 from splatmend.training.models.compact import build_model
 from splatmend.training.train.muon import Muon
 from splatmend.training.train.run_state import RunState
+from splatmend.training.train.schedule import learning_rate_share
 from splatmend.training.train.validation import Validation
 
-__all__ = ["learning_rate_share", "main", "train"]
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """`splatmend train ...`; errors are the caller's to report."""
-    path = train(parse_config(arguments))
-    sys.stdout.write(f"written to {path}\n")
-
-
-def learning_rate_share(step: int, warmup: int, total: int) -> float:
-    """Linear rise over `warmup` updates, then linear fall to 0 at `total`."""
-    return min((step + 1) / warmup, (total - step) / (total - warmup))
+__all__ = ["learning_rate_share", "train"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +58,7 @@ def train(config: TrainConfig) -> Path:
     Raises:
         InputError: data or settings that cannot be used.
         ModelError: a base or a checkpoint that cannot be loaded.
-        TrainingError: the loss is no number for too long; the last save is kept.
+        TrainingError: the loss is not a number for too long; the last save is kept.
     """
     config.out.mkdir(parents=True, exist_ok=True)
     accelerator = _accelerator(config)
@@ -134,7 +123,7 @@ def _prepare(
 
 
 def _extra(accelerator: Accelerator, objective: Objective) -> dict[str, Any]:
-    """What else has a state to resume."""
+    """Collect the other objects that have a state to resume."""
     things = {"scaler": accelerator.scaler, "opponent": objective.opponent}
     return {name: thing for name, thing in things.items() if thing is not None}
 
@@ -164,7 +153,7 @@ def _loop(run: _Run, loader: Iterator[Batch]) -> Path:
 
 
 def _update(run: _Run, parts: Iterator[Batch], step: int) -> tuple[dict[str, Tensor], Tensor]:
-    """One step of the optimiser on `accumulate` batches -> (mean terms, gradient norm)."""
+    """Step the optimiser once on `accumulate` batches -> (mean terms, gradient norm)."""
     accelerator, optimizer, config = run.accelerator, run.optimizer, run.config
     share = learning_rate_share(step, config.warmup_steps, config.max_steps)
     for group in optimizer.param_groups:
@@ -195,7 +184,7 @@ def _update(run: _Run, parts: Iterator[Batch], step: int) -> tuple[dict[str, Ten
 
 
 def _inputs(run: _Run, batch: Batch) -> Tensor:
-    """What the network sees: the damage, in some sequences mixed with its own past."""
+    """Give the network's input: the damage, in some sequences mixed with its own past."""
     share = run.config.self_conditioning
     if batch.flow is None or batch.valid is None or not share:
         return batch.degraded
@@ -238,7 +227,7 @@ def _describe_bad(run: _Run, terms: dict[str, Tensor], count: int) -> str:
     bad = [name for name, value in terms.items() if not value.isfinite()]
     named = f"the term {', '.join(bad)} is" if bad else "the gradient is"
     return (
-        f"{count} updates in a row up to step {run.state.step} gave no number: {named} not finite. "
+        f"{count} updates in a row up to step {run.state.step} were left out: {named} not finite. "
         f"{run.config.out} keeps the last save; use a lower --learning-rate, or "
         f"--mixed-precision no"
     )

@@ -1,9 +1,9 @@
-"""Muon: momentum whose matrices are made orthogonal before they are applied.
+"""Muon: momentum with matrices made orthogonal before they are applied.
 
 Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks", with the step
 size of Liu et al. 2025, "Muon is Scalable for LLM Training", so that a learning rate means what it
-means to AdamW. `torch.optim.Muon` takes matrices alone; here a convolution (out, in, h, w) is
-the matrix (out, in * h * w), and biases are left to AdamW's rule, in one optimiser with one state.
+means to AdamW. `torch.optim.Muon` takes matrices alone. Here a convolution (out, in, h, w) is
+the matrix (out, in * h * w). Biases follow AdamW's rule, in the same optimiser with one state.
 """
 
 import math
@@ -26,7 +26,10 @@ class Muon(AdamW):
     """AdamW, but for weights of at least two dimensions."""
 
     def __init__(self, params: Iterable[nn.Parameter], *, lr: float, **adam: Any) -> None:
-        """`adam` is what AdamW takes besides: `weight_decay` counts for all, `betas` for biases."""
+        """Keep the parameters; `adam` holds AdamW's other settings.
+
+        Its `weight_decay` counts for all parameters, its `betas` for biases.
+        """
         params = list(params)
         groups = [
             {"params": [p for p in params if (p.ndim > 1) == matrices], "matrices": matrices}
@@ -36,7 +39,7 @@ class Muon(AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         lent = []
         for group in self.param_groups:
             if not group["matrices"]:
@@ -46,7 +49,7 @@ class Muon(AdamW):
                     continue
                 self._turn(weight, group["lr"], group["weight_decay"])
                 lent.append((weight, weight.grad))
-                weight.grad = None  # AdamW passes by what has none
+                weight.grad = None  # AdamW passes by parameters that have none
         loss: float | None = super().step(closure)
         for weight, gradient in lent:
             weight.grad = gradient
@@ -68,7 +71,7 @@ class Muon(AdamW):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """(m, n) with its singular values moved close to 1, by Newton and Schulz, in bfloat16."""
+    """Move the singular values of (m, n) close to 1, by Newton and Schulz, in bfloat16."""
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = (wide / wide.norm().clamp(min=1e-7)).bfloat16()
     a, b, c = _QUINTIC

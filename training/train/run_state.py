@@ -1,8 +1,8 @@
-"""What a training run leaves and takes up again: state, checkpoints, log, pictures.
+"""Files that a training run leaves and takes up again: state, checkpoints, log, pictures.
 
-Every crop and every random choice is named by (seed, step, sample), so the state is the
-trained weights, their average, the optimiser and the number of the step; a run that was
-killed goes on from its last save and ends with the weights of one that was not.
+Every crop and every random choice is named by (seed, step, sample). So the state is the trained
+weights, their average, the optimiser and the number of the step. A killed run goes on from its last
+save and ends with the weights of one that was not killed.
 """
 
 import copy
@@ -28,11 +28,11 @@ class RunState:
     """Where a run is, and everything it writes into its folder."""
 
     def __init__(self, config: TrainConfig, model: nn.Module, *, writes: bool = True) -> None:
-        """`writes` is False in every process but the first."""
+        """Start at step 0; `writes` is False in every process but the first."""
         self.config, self.model, self.writes = config, model, writes
         self.step, self.seconds, self.best = 0, 0.0, float("inf")
         self.bad_updates = 0
-        """Updates left out because the loss or the gradient was no number."""
+        """Updates left out because the loss or the gradient was not a number."""
         self.average = {name: p.detach().clone() for name, p in self._trained()}
 
     @property
@@ -43,7 +43,7 @@ class RunState:
         return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
 
     def resume(self, optimizer: Optimizer, extra: Mapping[str, Any]) -> None:
-        """Take up what the folder holds, if anything.
+        """Take up the state in the folder, if there is one.
 
         `extra` are other objects with a state: a scaler, a discriminator.
 
@@ -56,7 +56,7 @@ class RunState:
         try:
             stored = torch.load(self._file, weights_only=True, map_location="cpu")
             theirs = {key: stored["run"][key] for key in _IDENTITY}
-        except Exception as error:  # torch.load raises whatever the unpickler meets
+        except Exception as error:  # torch.load passes on every error of the unpickler
             raise CheckpointError(
                 f"{self._file} is damaged or of another version ({error}): remove it to start anew"
             ) from error
@@ -90,7 +90,7 @@ class RunState:
                 self.average[name].lerp_(value, 1 - decay)
 
     def averaged(self) -> nn.Module:
-        """A copy of the model with the averaged weights, for judging."""
+        """Copy the model with the averaged weights, for judging."""
         model = copy.deepcopy(self.model)
         model.load_state_dict(self.average, strict=False)
         return model.eval()
@@ -142,7 +142,7 @@ def _words(run: Mapping[str, Any]) -> str:
 
 
 def _cut(log: Path, step: int) -> None:
-    """Drop what a killed run logged after its last save: it will be done again."""
+    """Drop rows that a killed run logged after its last save: those updates are done again."""
     if not log.exists():
         return
     kept = []

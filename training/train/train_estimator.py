@@ -9,12 +9,10 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,14 +29,20 @@ from splatmend.core.estimator.network import (
     load_estimator,
     pool_cells,
 )
-from splatmend.core.perceptual.lpips import Backbone, Lpips, load_lpips
+from splatmend.core.perceptual.lpips import Lpips, load_lpips
 from splatmend.core.pixels import pad_to_multiple
 from splatmend.core.resample import blur
 from splatmend.training.data.batches import load_people, start_worker
 from splatmend.training.data.pairs import folder_pairs, split_folders
 from splatmend.training.data.portraits import Portrait, Split, draw_batch, has_manifest
 from splatmend.training.degradations.recipes import add_noise
-from splatmend.training.train.loop import learning_rate_share
+from splatmend.training.train.estimator_options import (
+    LARGEST_WINDOW,
+    OCTAVES,
+    EstimatorTrainConfig,
+    read_options,
+)
+from splatmend.training.train.schedule import learning_rate_share
 
 __all__ = [
     "EstimatorTrainConfig",
@@ -50,8 +54,6 @@ __all__ = [
     "train_estimator",
 ]
 
-_OCTAVES = 3  # detail of 1 to 8 pixels: what splats lose and what they add
-_LARGEST_WINDOW = CELL * 2 ** (_OCTAVES - 1)
 _JUST_VISIBLE = (2 / 255) ** 2  # energy of detail that counts half
 _HELD_OUT_SEEDS: Mapping[Split, int] = {"val": 30_000, "test": 40_000}  # far from any other
 _DRAW = 16  # pairs drawn at once
@@ -60,59 +62,13 @@ Figures = dict[str, dict[str, float]]
 """Figures of one set, by score."""
 
 
-@dataclass(frozen=True)
-class EstimatorTrainConfig:
-    """How to train and judge an estimator."""
-
-    faces: tuple[Path, ...]
-    """Folders of aligned portraits; those with a manifest.json give the held-out people."""
-    out: Path = Path("runs/estimator")
-    """Receives estimator.safetensors, report.json and report.md."""
-    pool: int = 4000
-    """Pairs drawn once and kept; each step turns and mirrors some of them."""
-    max_steps: int = 6000
-    batch: int = 16
-    crop: int = 128
-    learning_rate: float = 4e-3
-    warmup_steps: int = 100
-    weight_decay: float = 1e-2
-    max_grad_norm: float = 1.0
-    seed: int = 0
-    held_out: int = 256
-    """Pairs of each of the splits val and test in the report."""
-    held_out_crop: int = 256
-    pairs: tuple[str, ...] = ()
-    """Real pairs, each "renders:references", for one set of the report: give several grades."""
-    lpips_weights: Path | None = None
-    """Folder with the LPIPS backbones; without it the report has no correlation with LPIPS."""
-    lpips: tuple[Backbone, ...] = ("alex",)
-    """Backbones to correlate with; vgg takes about 20 times as long."""
-    workers: int = 1
-    """Processes that draw pairs; 0 draws in the main process."""
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.warmup_steps < self.max_steps:
-            raise InputError(
-                f"warmup_steps must lie between 0 and max_steps ({self.max_steps}), "
-                f"got {self.warmup_steps}"
-            )
-        crops = self.crop, self.held_out_crop
-        if min(self.pool, self.held_out, *crops) < 1 or any(c % _LARGEST_WINDOW for c in crops):
-            raise InputError(
-                f"pool and held_out must be at least 1 and crops multiples of {_LARGEST_WINDOW}, "
-                f"got pool {self.pool}, held_out {self.held_out}, crops {crops}"
-            )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`splatmend train-estimator ...`; errors are the caller's to report."""
-    name = "splatmend train-estimator"
-    train_estimator(tyro.cli(EstimatorTrainConfig, args=arguments, prog=name, description=__doc__))
+    """Run `splatmend train-estimator ...`; errors are the caller's to report."""
+    train_estimator(read_options(arguments, str(__doc__)))
 
 
 def degradation_cells(degraded: Tensor, clean: Tensor) -> Tensor:
-    """The truth that `DegradationEstimator.cells` estimates, from pairs of (n, 3, h, w).
+    """Compute the truth that `DegradationEstimator.cells` estimates, from pairs (n, 3, h, w).
 
     (n, 4, h/16, w/16) in [0, 1], sides rounded up to multiples of 64 pixels. In windows of
     each octave of a Laplacian pyramid the degraded detail d is projected on the clean c:
@@ -131,8 +87,8 @@ def degradation_cells(degraded: Tensor, clean: Tensor) -> Tensor:
         raise InputError(
             f"a pair must agree in shape, got {tuple(degraded.shape)} and {tuple(clean.shape)}"
         )
-    planes = (pad_to_multiple(x, _LARGEST_WINDOW) for x in (degraded, clean))
-    bands = zip(*(laplacian_bands(x, _OCTAVES) for x in planes), strict=True)
+    planes = (pad_to_multiple(x, LARGEST_WINDOW) for x in (degraded, clean))
+    bands = zip(*(laplacian_bands(x, OCTAVES) for x in planes), strict=True)
     octaves = [_octave(d, c, CELL * 2**i) for i, (d, c) in enumerate(bands)]
     lost, seen, foreign, felt = torch.stack(octaves).mean(0).unbind(1)
     tiny = 1e-9
@@ -140,7 +96,7 @@ def degradation_cells(degraded: Tensor, clean: Tensor) -> Tensor:
 
 
 def _octave(d: Tensor, c: Tensor, window: int) -> Tensor:
-    """(lost * seen, seen, foreign * felt, felt) in windows of one octave -> (n, 4, h/16, w/16)."""
+    """Compute (lost * seen, seen, foreign * felt, felt) of one octave -> (n, 4, h/16, w/16)."""
     cc, cd, dd = (F.avg_pool2d((a * b).mean(1), window) for a, b in ((c, c), (c, d), (d, d)))
     gain = (cd / cc.clamp(min=1e-12)).clamp(0, 1)  # exactly 1 for equal pictures
     rest = (dd - 2 * gain * cd + gain.square() * cc).clamp(min=0)
@@ -152,7 +108,7 @@ def _octave(d: Tensor, c: Tensor, window: int) -> Tensor:
 
 
 def degradation_targets(degraded: Tensor, clean: Tensor) -> Tensor:
-    """True scores (n, 2), blur and noise in [0, 1], of (n, 3, h, w) against its clean picture.
+    """Compute true scores (n, 2), blur and noise in [0, 1], of (n, 3, h, w) against its truth.
 
     Raises:
         InputError: the two differ in shape.
@@ -207,12 +163,12 @@ class _Draws(Dataset[tuple[Tensor, Tensor]]):
             rng = np.random.default_rng((self.seed, step, 0, 1))  # no pair's own
             pairs = zip(degraded, clean, strict=True)
             degraded = torch.stack([_worsened(d, c, rng) for d, c in pairs])
-        # what is scored later has been through 8 bits, so the truth is taken there too
+        # later inputs have been through 8 bits, so the truth is taken there too
         return (255 * degraded).round().byte(), (255 * clean).round().byte()
 
 
 def _worsened(degraded: Tensor, clean: Tensor, rng: np.random.Generator) -> Tensor:
-    """One pair (3, h, w) of the restorers' recipes, with more at both ends of either score."""
+    """Worsen a pair (3, h, w) of the restorers' recipes, more at both ends of either score."""
     kind = rng.random()
     if kind < 0.1:
         return clean
@@ -226,7 +182,7 @@ def _worsened(degraded: Tensor, clean: Tensor, rng: np.random.Generator) -> Tens
 
 
 def _drawn(plan: _Draws, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
-    """All draws of a plan in order, whatever the number of workers."""
+    """Draw a plan in order, for any number of workers."""
     return DataLoader(plan, batch_size=None, num_workers=workers, worker_init_fn=start_worker)
 
 
@@ -261,7 +217,7 @@ def _fit(pictures: Tensor, truth: Tensor, config: EstimatorTrainConfig) -> Degra
 
 
 def _loss(ours: Tensor, truth: Tensor) -> Tensor:
-    """Cross-entropy of the weights, of the values where they count, and of the pooled scores.
+    """Sum the cross-entropies of weights, of values where they count, and of pooled scores.
 
     It is lowest at the truth for soft targets too, and cares for small scores.
     """
@@ -291,7 +247,7 @@ def _report(path: Path, targets: Tensor, config: EstimatorTrainConfig) -> None:
 
 
 def _sets(config: EstimatorTrainConfig) -> Iterator[tuple[str, Iterable[tuple[Tensor, Tensor]]]]:
-    """Held-out people under the plain recipes, and real renders; by name."""
+    """List held-out people under the plain recipes, and real renders; by name."""
     folders = [folder for folder in config.faces if has_manifest(folder)]
     for split, seed in _HELD_OUT_SEEDS.items() if folders else ():
         portraits = [p for folder in folders for p in load_people(folder, split, config.out.parent)]
@@ -312,7 +268,7 @@ def _judge(
     metrics: Mapping[str, Lpips],
     device: str,
 ) -> Figures:
-    """Each score against the truth, and the artifact score against LPIPS."""
+    """Compare each score with the truth, and the artifact score with LPIPS."""
     ours, truth = [], []
     distances: dict[str, list[Tensor]] = {name: [] for name in metrics}
     for pair in pairs:
@@ -338,7 +294,7 @@ def _with_artifact(scores: Tensor) -> Tensor:
 
 
 def agreement(ours: Tensor, truth: Tensor, *, constant: float) -> dict[str, float]:
-    """Figures of `ours` against `truth`, both (n,), beside those of a constant guess."""
+    """Compare `ours` with `truth`, both (n,), beside a constant guess."""
     errors = {"": ours - truth, "_constant": constant - truth}
     figures = correlation(ours, truth)
     for suffix, error in errors.items():
@@ -348,7 +304,7 @@ def agreement(ours: Tensor, truth: Tensor, *, constant: float) -> dict[str, floa
 
 
 def correlation(ours: Tensor, theirs: Tensor) -> dict[str, float]:
-    """n, Spearman's and Pearson's correlation of two (n,); 0 where one of them is constant."""
+    """Compute n, Spearman's and Pearson's correlation of two (n,); 0 where one is constant."""
     a, b = (x.double().numpy() for x in (ours, theirs))
     return {"n": len(a), "spearman": _pearson(_ranks(a), _ranks(b)), "pearson": _pearson(a, b)}
 
@@ -366,7 +322,7 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _markdown(report: Mapping[str, Figures]) -> str:
-    """One row for each set and score."""
+    """Write one row for each set and score."""
     lines = [
         "| set | score | n | Spearman | Pearson | MAE (constant) | MSE (constant) |",
         "|---|---|---|---|---|---|---|",

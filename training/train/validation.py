@@ -30,7 +30,7 @@ class Validation:
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, picture: Path) -> dict[str, float]:
-        """Mean LPIPS, PSNR and, of sequences, warping error of the model and of its input.
+        """Measure mean LPIPS, PSNR and, of sequences, warping error of the model and its input.
 
         `picture` receives some of the crops: input, result and truth side by side, one a row.
         """
@@ -64,7 +64,7 @@ class Validation:
 
     @staticmethod
     def score(row: Mapping[str, float]) -> float:
-        """What chooses the best checkpoint, lower is better: LPIPS-VGG, else Alex, else -PSNR."""
+        """Score a checkpoint, lower is better: LPIPS (VGG), else LPIPS (AlexNet), else -PSNR."""
         ours = (row.get("vgg_ours"), row.get("alex_ours"), -row["psnr_ours"])
         return next(value for value in ours if value is not None)
 

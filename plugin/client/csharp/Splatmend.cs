@@ -11,15 +11,15 @@
 //
 // C# 7, .NET Standard 2.0 and later, Unity 2021 and later, Mono; no other file, no package.
 //
-// Threads. "smp-client" connects, sends and watches the clock; while there is a connection,
-// "smp-reader" reads. They and the caller's threads meet in one lock, which nobody holds while
-// pixels are copied or sockets are used. Dispose ends both.
+// Threads. "smp-client" connects, sends and watches the clock; during a connection, "smp-reader"
+// reads. They and the caller's threads meet in one lock. No thread holds it while it copies pixels
+// or uses sockets. Dispose ends both.
 //
-// Memory. Pixels and headers live in buffers that are used again; what is new with each frame
-// is a few small objects.
+// Memory. Pixels and headers live in buffers that are used again. Each frame makes only a few
+// small objects.
 //
-// Trouble. A server that is away, late or wrong means that the caller shows its own frame: every
-// call says so by returning false. Reasons are counted in Counts; LastError has the last text.
+// Trouble. If a server is away, late or wrong, every call returns false, and the caller shows its
+// own frame. Counts has the reasons; LastError has the last text.
 
 using System;
 using System.Collections.Generic;
@@ -34,50 +34,50 @@ using System.Threading;
 
 namespace Splatmend
 {
-    /// <summary>How a client asks, and how long it waits.</summary>
+    /// <summary>Address, mode, waiting times and references of a client.</summary>
     public sealed class ClientOptions
     {
         public string Host = "127.0.0.1";
         public int Port = 7879;
 
-        /// <summary>"latest" for viewers that go on, "sync" for those that call Restore.</summary>
+        /// <summary>"latest" for viewers that do not wait, "sync" for Restore.</summary>
         public string Mode = "latest";
 
-        /// <summary>The longest that Restore may take.</summary>
+        /// <summary>Longest duration of Restore.</summary>
         public double DeadlineMs = 250;
 
-        /// <summary>The oldest frame that TryGetLatest gives.</summary>
+        /// <summary>Age of the oldest frame that TryGetLatest returns.</summary>
         public double MaxAgeMs = 500;
 
-        /// <summary>Let the server steady the stream over time, if it can.</summary>
+        /// <summary>Let the server remove flicker from the stream, if it can.</summary>
         public bool Temporal = true;
 
-        /// <summary>Shown in the server's figures.</summary>
+        /// <summary>Name of the stream in the server's figures.</summary>
         public string Stream = "";
 
         public string Program = "splatmend-csharp";
 
-        /// <summary>If the server asks for one.</summary>
+        /// <summary>Token, if the server asks for one.</summary>
         public string Token = "";
 
         /// <summary>Pictures of the person: the name of one of the server's sets.</summary>
         public string References = "";
 
-        /// <summary>Or PNG and JPEG files as bytes, which are sent to the server.</summary>
+        /// <summary>Pictures of the person: PNG and JPEG files to send to the server.</summary>
         public IList<byte[]> ReferencePictures = new byte[0][];
 
-        /// <summary>Format and origin of the pictures; null: as the frames have them.</summary>
+        /// <summary>Format and origin of the pictures; null: as in the frames.</summary>
         public string WantFormat;
 
         public string WantOrigin;
 
-        /// <summary>Unanswered frames in a row after which the server is left alone for a
-        /// second, then two, up to ten.</summary>
+        /// <summary>Unanswered frames in a row before the client pauses for one second, then
+        /// two, up to ten.</summary>
         public int Misses = 3;
     }
 
-    /// <summary>Up: answers come; Probe: a frame is welcome, an answer unlikely; Bypass: the
-    /// server does not answer; Down: there is none.</summary>
+    /// <summary>Up: answers come; Probe: one frame tries the server; Bypass: the server does not
+    /// answer; Down: there is no server.</summary>
     public enum ClientState
     {
         Down,
@@ -86,13 +86,13 @@ namespace Splatmend
         Bypass,
     }
 
-    /// <summary>One plane of pixels; docs/protocol.md says what the texts may be.</summary>
+    /// <summary>One plane of pixels; docs/protocol.md has the values of its texts.</summary>
     public sealed class Plane
     {
         public string Name;
         public string Format;
 
-        /// <summary>Bytes from row to row; 0: rows are not padded.</summary>
+        /// <summary>Bytes from the start of one row to the next; 0: no padding.</summary>
         public int Stride;
 
         public string Layout = "hwc";
@@ -109,10 +109,10 @@ namespace Splatmend
         /// <summary>The pixels, from the start of the array.</summary>
         public byte[] Data;
 
-        /// <summary>Or where they are in memory: valid while Submit or Restore runs.</summary>
+        /// <summary>Or their address in memory, valid while Submit or Restore runs.</summary>
         public IntPtr Pointer;
 
-        /// <summary>Bytes; 0: all of Data, or as many as the picture takes.</summary>
+        /// <summary>Number of bytes; 0: all of Data, or as many as the picture takes.</summary>
         public int Length;
 
         public Plane()
@@ -125,7 +125,7 @@ namespace Splatmend
             Format = format;
         }
 
-        /// <summary>Letters before the digits: rgba16f has 4.</summary>
+        /// <summary>Number of letters before the digits: rgba16f has 4.</summary>
         internal int Channels => Format.IndexOfAny(Wire.Digits);
 
         internal int SampleBytes
@@ -156,7 +156,7 @@ namespace Splatmend
             Unit = other.Unit;
         }
 
-        /// <summary>Check that so many bytes can hold the plane.</summary>
+        /// <summary>Check that a number of bytes can hold the plane.</summary>
         internal void CheckSize(int width, int height, long length)
         {
             long row = RowBytes(width), rows = Rows(height);
@@ -179,19 +179,19 @@ namespace Splatmend
         public double[] View;
     }
 
-    /// <summary>What was rendered. It may be used again once Submit or Restore returns.</summary>
+    /// <summary>A rendered frame. It may be used again once Submit or Restore returns.</summary>
     public sealed class Frame
     {
         public int Width;
         public int Height;
 
-        /// <summary>Nanoseconds of the caller's clock; comes back with the picture.</summary>
+        /// <summary>Nanoseconds of the caller's clock; the picture repeats it.</summary>
         public long Pts;
 
-        /// <summary>It has nothing to do with the frames before: a new avatar, a jump.</summary>
+        /// <summary>Whether the frame starts a new scene: a new avatar, a jump.</summary>
         public bool Cut;
 
-        /// <summary>One of them is called color.</summary>
+        /// <summary>Planes of the frame; one of them is called color.</summary>
         public List<Plane> Planes { get; } = new List<Plane>();
 
         public Camera Camera;
@@ -213,19 +213,19 @@ namespace Splatmend
         public string Origin;
         public string Alpha;
 
-        /// <summary>Length bytes of it are pixels; the array may be longer.</summary>
+        /// <summary>Pixels in the first Length bytes; the array may be longer.</summary>
         public byte[] Pixels = new byte[0];
 
         public int Length;
 
-        /// <summary>How old it was when it came back, in milliseconds.</summary>
+        /// <summary>Age at its return, in milliseconds.</summary>
         public double AgeMs => (Came - Made) * 1e3;
 
         internal double Made;
         internal double Came;
     }
 
-    /// <summary>Bytes that are no message of SMP/1; Code is one of the protocol's.</summary>
+    /// <summary>Bytes that are not a message of SMP/1; Code is one of the protocol's.</summary>
     public sealed class ProtocolException : Exception
     {
         public readonly string Code;
@@ -236,14 +236,14 @@ namespace Splatmend
         }
     }
 
-    /// <summary>Sends the frames of one stream to one server. All members may be called from
-    /// any thread; none throws but the constructor.</summary>
+    /// <summary>Sends the frames of one stream to one server. Any thread may call any member;
+    /// only the constructor throws.</summary>
     public sealed class Client : IDisposable
     {
-        const double HelloSeconds = 1; // at most one hello in so much time
+        const double HelloSeconds = 1; // shortest time between two hellos
         const double WelcomeSeconds = 3;
         const double ConnectSeconds = 2;
-        const double RefusedSeconds = 10; // a token or version will not be better in a second
+        const double RefusedSeconds = 10; // a refused token or version does not change in a second
         const double LeastReclaimSeconds = 0.5;
         const int BusyMs = 20; // between looks at the clock
         const int IdleMs = 200;
@@ -254,7 +254,7 @@ namespace Splatmend
 
         static readonly Stopwatch Clock = Stopwatch.StartNew();
 
-        readonly object _gate = new object(); // guards all that is not readonly
+        readonly object _gate = new object(); // guards all fields that are not readonly
         readonly ClientOptions _options;
         readonly Hello _hello;
         readonly Breaker _breaker;
@@ -269,12 +269,12 @@ namespace Splatmend
         readonly double[] _sorted = new double[Remembered];
 
         Welcome _welcome;
-        Draft _waiting; // the newest frame that was not sent yet
+        Draft _waiting; // the newest frame not sent yet
         Picture _newest;
         long _newestId = -1;
         int _credit = 1;
         int _tripCount;
-        double _slowTrip = LeastReclaimSeconds; // so that the first frame may warm up the server
+        double _slowTrip = LeastReclaimSeconds; // the first frame may warm up the server
         long _nextId;
         long _cutId = -1;
         long _lastSentId = -1;
@@ -294,8 +294,8 @@ namespace Splatmend
         volatile bool _broken;
         volatile bool _heard; // bytes came, perhaps not yet a whole message
 
-        /// <summary>Connects in the background; a server that is not there may come.</summary>
-        /// <exception cref="ArgumentException">Options that cannot be used.</exception>
+        /// <summary>Connects in the background; the server may start later.</summary>
+        /// <exception cref="ArgumentException">Options cannot be used.</exception>
         public Client(ClientOptions options = null)
         {
             _options = options = options ?? new ClientOptions();
@@ -321,7 +321,7 @@ namespace Splatmend
             {
                 MessageReader.Parse(_writer.ToArray());
             }
-            catch (ProtocolException error) // else every connection would end with it
+            catch (ProtocolException error) // else it would end every connection
             {
                 throw new ArgumentException(error.Message);
             }
@@ -335,7 +335,7 @@ namespace Splatmend
             get { lock (_gate) return CurrentState(); }
         }
 
-        /// <summary>Name of the server's model; null while there is no server.</summary>
+        /// <summary>Name of the server's model; null without a server.</summary>
         public string Model
         {
             get { lock (_gate) return _welcome == null ? null : _welcome.Model; }
@@ -347,32 +347,32 @@ namespace Splatmend
             get { lock (_gate) return _lastError; }
         }
 
-        /// <summary>How many of ReferencePictures the server uses.</summary>
+        /// <summary>Number of ReferencePictures that the server uses.</summary>
         public int ReferencesInUse
         {
             get { lock (_gate) return _referencesInUse; }
         }
 
-        /// <summary>A copy: frames sent, restored, and not restored by reason.</summary>
+        /// <summary>Copy of the counts: frames sent, restored, not restored by reason.</summary>
         public Dictionary<string, long> Counts
         {
             get { lock (_gate) return new Dictionary<string, long>(_counts); }
         }
 
         /// <summary>Send a frame, unless a newer one comes before it can go. Never waits.</summary>
-        /// <returns>Whether it may be sent; false while there is no server that answers, or if
-        /// the frame cannot be used (see LastError).</returns>
+        /// <returns>Whether it may be sent; false if no server answers, or if the frame cannot be
+        /// used (see LastError).</returns>
         public bool Submit(Frame frame) => Enqueue(frame, null, double.PositiveInfinity);
 
         /// <summary>Send a frame and wait for it, DeadlineMs at most.</summary>
-        /// <param name="frame">What was rendered.</param>
-        /// <param name="picture">Is exchanged for the answer; null, or one of this client's that
+        /// <param name="frame">The rendered frame.</param>
+        /// <param name="picture">Replaced by the answer; null, or a picture of this client that
         /// is not needed any more.</param>
         /// <returns>Whether picture is that frame restored; if not, show the frame.</returns>
         public bool Restore(Frame frame, ref Picture picture)
         {
             double deadline = Now + _options.DeadlineMs / 1e3;
-            bool patient = State == ClientState.Up; // a probe is not waited for
+            bool patient = State == ClientState.Up; // do not wait for a probe
             var waiter = patient ? new Waiter() : null;
             if (!Enqueue(frame, waiter, deadline) || waiter == null) return false;
             lock (_gate)
@@ -395,11 +395,11 @@ namespace Splatmend
             }
         }
 
-        /// <summary>The newest restored frame. Never waits.</summary>
-        /// <param name="picture">Null, or what the last call gave: it is exchanged if there is a
-        /// newer one. Its Id says whether it is another.</param>
+        /// <summary>Get the newest restored frame. Never waits.</summary>
+        /// <param name="picture">Null, or the result of the last call, which a newer picture
+        /// replaces. Its Id tells them apart.</param>
         /// <returns>Whether picture may be shown: no older than MaxAgeMs, as large as the last
-        /// frame that was submitted, and not from before its last cut.</returns>
+        /// submitted frame, and not from before its last cut.</returns>
         public bool TryGetLatest(ref Picture picture)
         {
             lock (_gate)
@@ -416,13 +416,13 @@ namespace Splatmend
             }
         }
 
-        /// <summary>A frame was shown without being sent: a gap in the ids says so.</summary>
+        /// <summary>Leave a gap in the ids for a frame that is shown but not sent.</summary>
         public void Skip()
         {
             lock (_gate) _nextId++;
         }
 
-        /// <summary>Wait for a server; not needed, and not for render loops.</summary>
+        /// <summary>Wait for a server; not necessary, and not for render loops.</summary>
         public bool WaitUntilUp(int timeoutMs)
         {
             double end = Now + timeoutMs / 1e3;
@@ -434,8 +434,8 @@ namespace Splatmend
             }
         }
 
-        /// <summary>The server's figures as JSON, or null if they do not come in time. Not for
-        /// render loops.</summary>
+        /// <summary>Get the server's figures as JSON, or null if they do not come in time. Not
+        /// for render loops.</summary>
         public string Stats(int timeoutMs)
         {
             double end = Now + timeoutMs / 1e3;
@@ -493,7 +493,7 @@ namespace Splatmend
             {
                 draft.Fill(frame, welcome);
             }
-            catch (Exception error) // whatever it is, a render loop has no use for it
+            catch (Exception error) // a render loop cannot use any exception
             {
                 var known = error as ProtocolException;
                 code = known == null ? "bad_header" : known.Code;
@@ -617,7 +617,7 @@ namespace Splatmend
             }
         }
 
-        /// <returns>Null if it cannot be reached.</returns>
+        /// <returns>Null if the server cannot be reached.</returns>
         Socket Connect()
         {
             IPAddress address;
@@ -636,7 +636,7 @@ namespace Splatmend
             {
                 socket.Connect(new IPEndPoint(address, _options.Port));
             }
-            catch (SocketException) // how it tells that it takes a while; Poll knows the rest
+            catch (SocketException) // the connection takes a while; Poll waits for it
             {
             }
             double end = Now + ConnectSeconds;
@@ -682,7 +682,7 @@ namespace Splatmend
                 }
                 catch (SocketException)
                 {
-                    // it is broken already
+                    // the socket is broken already
                 }
                 reader.Join();
             }
@@ -752,7 +752,7 @@ namespace Splatmend
             return now - _lastHeard > limit;
         }
 
-        /// <summary>The waiting frame, if it may be sent now; it counts as sent then.</summary>
+        /// <summary>Take the waiting frame if it may be sent now; it then counts as sent.</summary>
         Draft TakeNext(double now)
         {
             Draft draft = _waiting;
@@ -808,7 +808,7 @@ namespace Splatmend
             return true;
         }
 
-        /// <summary>Count what came too late; take back the credit of what never came.</summary>
+        /// <summary>Count late frames; take back the credit of frames that never came.</summary>
         void Expire(double now)
         {
             double limit = Math.Max(4 * _slowTrip, LeastReclaimSeconds);
@@ -822,7 +822,7 @@ namespace Splatmend
             }
         }
 
-        /// <summary>A frame's time is over; counted once.</summary>
+        /// <summary>Count a frame as missed, once.</summary>
         void Miss(int index)
         {
             Flight flight = _flights[index];
@@ -964,14 +964,14 @@ namespace Splatmend
                     _nextHello = Math.Max(_nextHello, Now + pause);
                 }
             }
-            if (flight == null) // given up before, or never ours: it must not be shown
+            if (flight == null) // given up before, or never ours: do not show it
             {
                 if (!error) Count("unasked");
             }
             else if (message.Type == "result")
             {
                 NoteTrip(Now - flight.Sent);
-                if (!flight.Missed) _breaker.Answered(); // one that is always late is no help
+                if (!flight.Missed) _breaker.Answered(); // a late answer still counts as a miss
                 Show(flight, message);
             }
             else
@@ -1069,7 +1069,7 @@ namespace Splatmend
 
             readonly Stack<Plane> _spares = new Stack<Plane>();
 
-            /// <summary>Copy what the server uses, and check it as the server would.</summary>
+            /// <summary>Copy the planes that the server uses, and check them like it.</summary>
             public void Fill(Frame from, Welcome welcome)
             {
                 Frame.Width = from.Width;
@@ -1116,7 +1116,7 @@ namespace Splatmend
         }
     }
 
-    /// <summary>When to stop asking a server that does not answer, and when to ask again.</summary>
+    /// <summary>A circuit breaker for a server that does not answer.</summary>
     internal sealed class Breaker
     {
         const double Shortest = 1;
@@ -1182,12 +1182,12 @@ namespace Splatmend
         public string Kind = "pictures";
         public readonly List<ReferencePicture> Pictures = new List<ReferencePicture>();
 
-        /// <summary>One with the bytes of all pictures, or none.</summary>
+        /// <summary>One part with the bytes of all pictures, or none.</summary>
         public readonly List<Plane> Planes = new List<Plane>();
 
         public int? Count;
 
-        /// <exception cref="ArgumentException">Something is no PNG and no JPEG.</exception>
+        /// <exception cref="ArgumentException">A file is neither PNG nor JPEG.</exception>
         public static Upload Of(IList<byte[]> files)
         {
             var upload = new Upload();
@@ -1213,7 +1213,7 @@ namespace Splatmend
         public string Format;
         public long Bytes;
 
-        /// <summary>Of rgb8 and rgba8 alone.</summary>
+        /// <summary>Pixels, of rgb8 and rgba8 only.</summary>
         public long Width;
 
         public long Height;
@@ -1236,8 +1236,8 @@ namespace Splatmend
         public int MaxReferences;
     }
 
-    /// <summary>Any message; which fields mean something depends on Type. One object is read
-    /// into again and again: a stream of results makes no garbage.</summary>
+    /// <summary>Any message; Type decides which fields have a meaning. The reader uses one object
+    /// again and again, so a stream of results makes no garbage.</summary>
     internal sealed class Message
     {
         public string Type;
@@ -1256,14 +1256,14 @@ namespace Splatmend
         public double ProcMs;
         public long Number;
 
-        /// <summary>Of stats: JSON; null in a question.</summary>
+        /// <summary>Figures of stats as JSON; null in a question.</summary>
         public string Values;
 
         public Hello Hello;
         public Welcome Welcome;
         public Upload Upload;
 
-        /// <summary>Of a frame, or of a result: its size and planes.</summary>
+        /// <summary>Size and planes of a frame or a result.</summary>
         public readonly Frame Frame = new Frame();
 
         internal readonly Plane[] Pool = { new Plane(), new Plane(), new Plane(), new Plane(),
@@ -1311,7 +1311,7 @@ namespace Splatmend
         public static ProtocolException Bad(string text) =>
             new ProtocolException("bad_header", text);
 
-        /// <summary>The texts of a plane that did not come from the parser.</summary>
+        /// <summary>Check the texts of a plane that did not come from the parser.</summary>
         public static void Check(Plane plane)
         {
             Require("n", plane.Name, Names);
@@ -1333,7 +1333,7 @@ namespace Splatmend
                     + (value ?? "nothing"));
         }
 
-        /// <summary>What a frame must hold; its planes are checked before.</summary>
+        /// <summary>Check a frame whose planes have been checked.</summary>
         public static void Check(Frame frame)
         {
             if (frame.Width < 1 || frame.Height < 1)
@@ -1383,14 +1383,14 @@ namespace Splatmend
         readonly Json _json = new Json();
         byte[] _header = new byte[1024];
 
-        /// <param name="read">Fills an array with so many bytes from its start, or throws.</param>
+        /// <param name="read">Fills the first bytes of an array, or throws.</param>
         public MessageReader(Action<byte[], int> read)
         {
             _read = read;
         }
 
-        /// <summary>One whole message.</summary>
-        /// <exception cref="ProtocolException">It is none.</exception>
+        /// <summary>Read one whole message.</summary>
+        /// <exception cref="ProtocolException">The bytes are not a message.</exception>
         public static Message Parse(byte[] bytes)
         {
             int at = 0;
@@ -1411,9 +1411,9 @@ namespace Splatmend
             return message;
         }
 
-        /// <returns>What is wrong with the header; null if all is well. The next message may be
-        /// read in both cases.</returns>
-        /// <exception cref="ProtocolException">The stream has lost its step: close it.</exception>
+        /// <returns>The error in the header; null if all is well. The next message may be read
+        /// in both cases.</returns>
+        /// <exception cref="ProtocolException">The stream is out of step: close it.</exception>
         public ProtocolException Read(Message message)
         {
             int count = ReadLengths();
@@ -1834,7 +1834,7 @@ namespace Splatmend
             Pair("t", type);
         }
 
-        /// <param name="planes">What follows, or null.</param>
+        /// <param name="planes">The planes that follow, or null.</param>
         public void End(List<Plane> planes)
         {
             Add('}');
@@ -1965,7 +1965,7 @@ namespace Splatmend
         {
             if (value == long.MinValue)
             {
-                Raw("-9223372036854775808"); // it has no positive counterpart
+                Raw("-9223372036854775808"); // long has no positive counterpart
                 return;
             }
             if (value < 0) Add('-');
@@ -1989,8 +1989,8 @@ namespace Splatmend
         }
     }
 
-    /// <summary>A strict parser of JSON objects. The nodes lie in one array that is used again:
-    /// a key and its value follow each other, After(i) is where the next sibling is.</summary>
+    /// <summary>A strict parser of JSON objects. The nodes lie in one array that is used again: a
+    /// key and its value follow each other, and After(i) is the next sibling.</summary>
     internal sealed class Json
     {
         const int MostDepth = 64;
@@ -2010,7 +2010,7 @@ namespace Splatmend
         struct Node
         {
             public Kind Kind;
-            public int Start; // in the text; of strings, behind the quote
+            public int Start; // in the text; for strings, after the quote
             public int End;
             public int After;
         }
@@ -2024,8 +2024,8 @@ namespace Splatmend
         int _length;
         int _at;
 
-        /// <summary>Node 0 is the object; it is valid until text is written again.</summary>
-        /// <exception cref="ProtocolException">It is none.</exception>
+        /// <summary>Parse a text; node 0 is the object, valid until the text changes.</summary>
+        /// <exception cref="ProtocolException">The text is not a JSON object.</exception>
         public void Parse(byte[] text, int length)
         {
             _text = text;
@@ -2051,7 +2051,7 @@ namespace Splatmend
         /// <summary>Null is the same as absent.</summary>
         public bool Has(int o, string key) => Find(o, key) >= 0;
 
-        /// <param name="known">Is returned if it is the same text, so that none is made.</param>
+        /// <param name="known">Returned if it is the same text, instead of a new one.</param>
         public string Text(int o, string key, string missing = null, string known = null)
         {
             int node = Find(o, key);
@@ -2157,7 +2157,7 @@ namespace Splatmend
             return texts;
         }
 
-        /// <returns>An object as it is written; null if absent.</returns>
+        /// <returns>The object's text; null if absent.</returns>
         public string Source(int o, string key)
         {
             if (!Has(o, key)) return null;
@@ -2196,7 +2196,7 @@ namespace Splatmend
             int at = _nodes[node].Start;
             bool negative = _text[at] == '-';
             if (negative) at++;
-            for (; at < _nodes[node].End; at++) // downwards, as long.MinValue is the larger one
+            for (; at < _nodes[node].End; at++) // downwards: long.MinValue has the larger size
             {
                 int digit = _text[at] - '0';
                 if (value < (long.MinValue + digit) / 10) return false;
@@ -2208,8 +2208,8 @@ namespace Splatmend
             return true;
         }
 
-        /// <summary>Digits and a power of ten that are exact give the nearest number without a
-        /// string (Clinger 1990); the rest is left to the library.</summary>
+        /// <summary>Read a number. Exact digits and an exact power of ten give the nearest number
+        /// without a string (Clinger 1990); the library reads all others.</summary>
         double Double(int node)
         {
             long digits = 0;
@@ -2240,14 +2240,14 @@ namespace Splatmend
             {
                 return double.Parse(text, NumberStyles.Float, CultureInfo.InvariantCulture);
             }
-            catch (OverflowException) // older runtimes; newer ones say infinity
+            catch (OverflowException) // older runtimes throw; newer ones return infinity
             {
                 return text[0] == '-' ? double.NegativeInfinity : double.PositiveInfinity;
             }
         }
 
-        /// <summary>Like Python's str.isprintable: no control, format, private or unassigned
-        /// character, no space but the common one.</summary>
+        /// <summary>Works like Python's str.isprintable: no control, format, private or unassigned
+        /// character, and no space but U+0020.</summary>
         static bool IsPrintable(string text, int most)
         {
             if (CodePoints(text) > most) return false;
@@ -2295,7 +2295,7 @@ namespace Splatmend
                 while (same < length && _text[start + same] == text[same]) same++;
                 if (same == length) return true;
             }
-            for (int i = 0; i < length; i++) // else only escapes and longer letters can be equal
+            for (int i = 0; i < length; i++) // else equal only by escapes, longer letters
                 if (_text[start + i] == '\\' || _text[start + i] > '~') return Decode(node) == text;
             return false;
         }
@@ -2332,7 +2332,7 @@ namespace Splatmend
             int value = 0;
             for (int i = at; i < at + 4; i++)
             {
-                int c = i < _length ? _text[i] | 0x20 : 0; // letters become small
+                int c = i < _length ? _text[i] | 0x20 : 0; // letters become lower case
                 int digit = c >= '0' && c <= '9' ? c - '0'
                     : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
                 if (digit < 0 || _text[i] < '0') return -1;
@@ -2410,7 +2410,7 @@ namespace Splatmend
         {
             for (_at++; Peek() != '"'; _at++)
             {
-                if (Peek() < ' ') throw Broken(); // also the end of the text
+                if (Peek() < ' ') throw Broken(); // also at the end of the text
                 if (Peek() != '\\') continue;
                 _at++;
                 if (Peek() == 'u' && Hex(_at + 1) >= 0)

@@ -4,20 +4,20 @@
  *     <script src="http://127.0.0.1:7880/attach.js"></script>
  *
  * from the server's gateway, before the page's own scripts or at any time later (bookmarklet,
- * developer tools). The page itself is not changed. When a callback of the page's has drawn, its
- * canvas is copied into a texture of ours; as soon as the server is free the newest copy is read
- * and sent; what comes back is shown on a canvas that lies exactly over the page's. Where nothing
- * comes back in time while the page goes on, our canvas is hidden, and the page is what it was.
+ * developer tools). The page itself does not change. After each callback that draws, the page's
+ * canvas is copied into a texture of ours. As soon as the server is free, the newest copy is sent.
+ * The restored picture is shown on a canvas exactly over the page's. If none comes back in time
+ * while the page goes on, our canvas is hidden and the page shows its own.
  *
  * Options are attributes of the script, or keys of `window.splatmendOptions`:
- *   data-server       ws://host:port; where this script came from
- *   data-max-age-ms   the oldest picture that may be shown while the page goes on drawing (500)
- *   data-token        if the server asks for one
- *   data-canvas       CSS selector; the largest canvas that draws
+ *   data-server       ws://host:port; by default the origin of this script
+ *   data-max-age-ms   largest age of a picture shown while the page goes on drawing (500)
+ *   data-token        token, if the server asks for one
+ *   data-canvas       CSS selector; by default the largest canvas that draws
  *   data-references   pictures of the person: addresses of the page's own origin that have a /,
  *                     such as /photo.jpg, or the name of one of the server's sets
  *   data-read         "plain", or "fence": read without waiting for the GPU, some ms later
- * Alt+Shift+S switches it off and on; `window.splatmend` says how it is going.
+ * Alt+Shift+S switches it off and on; `window.splatmend` has its state and figures.
  */
 "use strict";
 
@@ -26,9 +26,9 @@ const { fetchPictures } = require("./references.js");
 const { Client } = require("./splatmend.js");
 
 const TICK_MS = 100;
-const IDLE_MS = 1000; // a canvas that has not drawn for so long leaves its place to others
+const IDLE_MS = 1000; // a canvas that has not drawn for so long may lose its place to another
 const LOADING_MS = 10_000; // a page may draw its only picture before we have a server
-const LEAST_SIDE = 64; // CSS pixels; what is smaller is a button or a plot
+const LEAST_SIDE = 64; // CSS pixels; smaller canvases are buttons or plots
 const REMEMBERED = 64;
 const DRAWING = ["clear", "drawArrays", "drawElements", "drawArraysInstanced",
   "drawElementsInstanced", "drawRangeElements", "blitFramebuffer"];
@@ -40,7 +40,7 @@ function say(text) {
   said.add(text);
 }
 
-/** Whatever goes wrong here stays here: the page must not notice. */
+/** Keep all errors inside, because the page must not notice them. */
 function guarded(act) {
   return (...values) => {
     try {
@@ -71,7 +71,7 @@ function readOptions() {
 class Patches {
   #undo = [];
 
-  /** @param {(native: Function) => Function} make the replacement, called as the method is */
+  /** @param {(native: Function) => Function} make makes the replacement, called like the method */
   replace(owner, name, make) {
     const native = owner?.[name];
     if (typeof native !== "function") return;
@@ -87,10 +87,10 @@ class Patches {
   }
 }
 
-/** Calls `drawn(context)` in the task in which the page drew to a canvas, once its code is done. */
+/** Calls `drawn(context)` in the task in which the page drew to a canvas, after its code. */
 class Watch {
   #patches = new Patches();
-  #framebuffers = new WeakMap(); // what each context draws into; null is its canvas
+  #framebuffers = new WeakMap(); // the framebuffer that each context draws into; null: its canvas
   #dirty = new Set();
   #drawn;
   /** Contexts of our own. */
@@ -155,14 +155,14 @@ class Watch {
   }
 }
 
-/** What becomes of the pictures of one canvas: newest copy, one on its way, one shown. */
+/** The pictures of one canvas: the newest copy, one on its way, one shown. */
 class Attachment {
-  /** When the page last drew. */
+  /** Time at which the page last drew. */
   drawnAt = 0;
-  /** { id, at } of the picture that is shown, or was last. */
+  /** { id, at } of the picture that was shown last. */
   shown = null;
 
-  #copiedAt = null; // of the copy that waits
+  #copiedAt = null; // time of the copy that waits
   #sending = false;
   #cut = true;
 
@@ -179,7 +179,7 @@ class Attachment {
   #options;
   #report;
 
-  /** The page has drawn a picture and it is still there. */
+  /** Copy the picture that the page has just drawn. */
   drawn(now) {
     this.drawnAt = now;
     const { width, height } = this.canvas;
@@ -187,14 +187,14 @@ class Attachment {
     if (!wanted || this.gl.isContextLost() || !(width && height)) {
       this.#client.skip();
     } else {
-      if (this.#copiedAt !== null) this.#client.skip(); // the copy before it goes unsent
+      if (this.#copiedAt !== null) this.#client.skip(); // the copy before it is not sent
       this.overlay.snapshot();
       this.#copiedAt = now;
     }
     this.tick(now);
   }
 
-  /** Send what waits, hide what is too old. */
+  /** Send the copy that waits, and hide a picture that is too old. */
   tick(now) {
     const { element, visible } = this.overlay;
     const resized = element.width !== this.canvas.width || element.height !== this.canvas.height;
@@ -210,7 +210,7 @@ class Attachment {
     this.#options = null;
   }
 
-  /** A picture is right for as long as the page has drawn no other. */
+  /** Whether the page has drawn another picture since `at`, and `at` is too long ago. */
   #isOld(at, now) {
     return this.drawnAt > at && now - at > this.#options.maxAgeMs;
   }
@@ -230,7 +230,7 @@ class Attachment {
   #show(result, raw, at) {
     const now = performance.now();
     const { width, height } = this.canvas;
-    if (result.why === "unchanged") this.overlay.hide(); // the page's own needs nothing
+    if (result.why === "unchanged") this.overlay.hide(); // the page's own picture is fine
     const fits = result.restored && result.w === width && result.h === height;
     if (!fits || this.#isOld(at, now) || (this.shown && result.id <= this.shown.id)) return;
     const [{ data }] = result.planes;
@@ -244,10 +244,10 @@ class Attachment {
 class Splatmend {
   /** Pictures shown so far. */
   shown = 0;
-  /** Of the last 64 pictures shown; ages from the page's drawing until they were shown. */
+  /** Ids and ages of the last 64 pictures shown; ages from the page's drawing to ours. */
   ids = [];
   agesMs = [];
-  /** Called with { id, ageMs, width, height, raw, restored } of each, bytes as WebGL has them. */
+  /** Called with { id, ageMs, width, height, raw, restored } of each; bytes in WebGL's order. */
   onshown = null;
 
   #options;
@@ -256,7 +256,7 @@ class Splatmend {
   #timer;
   #enabled = true;
   #current = null;
-  #lastDrawn = new Map(); // when each canvas that could be attached drew
+  #lastDrawn = new Map(); // time of the last drawing, for each canvas that could be attached
 
   constructor(options) {
     this.#options = options;
@@ -286,7 +286,7 @@ class Splatmend {
     return { ...this.#client.counts };
   }
 
-  /** How many of the pictures of `data-references` the server uses. */
+  /** Number of the pictures of `data-references` that the server uses. */
   get references() {
     return this.#client.referencesInUse;
   }
@@ -295,7 +295,7 @@ class Splatmend {
     return this.#client.welcome?.model ?? null;
   }
 
-  /** The page's canvas, and ours over it. */
+  /** The page's canvas; `overlay` is ours over it. */
   get canvas() {
     return this.#current?.canvas ?? null;
   }
@@ -304,7 +304,7 @@ class Splatmend {
     return this.#current?.overlay.element ?? null;
   }
 
-  /** Whether a restored picture is to be seen now. */
+  /** Whether a restored picture is visible now. */
   get visible() {
     return this.#current?.overlay.visible ?? false;
   }
@@ -342,7 +342,7 @@ class Splatmend {
     this.#lastDrawn.set(gl.canvas, now);
     if (this.#current?.gl !== gl && this.#isBetter(gl.canvas, now)) {
       this.#let();
-      this.#current = new Attachment(gl, this.#client, this.#options, (what) => this.#note(what));
+      this.#current = new Attachment(gl, this.#client, this.#options, (shown) => this.#note(shown));
       this.#watch.ignored.add(this.#current.overlay.context);
     }
     if (this.#current?.gl === gl) this.#current.drawn(now);
@@ -378,13 +378,13 @@ class Splatmend {
     this.#current = null;
   }
 
-  #note(what) {
+  #note(picture) {
     this.shown += 1;
-    for (const [values, value] of [[this.ids, what.id], [this.agesMs, what.ageMs]]) {
+    for (const [values, value] of [[this.ids, picture.id], [this.agesMs, picture.ageMs]]) {
       values.push(value);
       if (values.length > REMEMBERED) values.shift();
     }
-    this.onshown?.(what);
+    this.onshown?.(picture);
   }
 }
 

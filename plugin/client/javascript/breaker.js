@@ -1,9 +1,9 @@
-/** When to stop asking a server that does not answer, and when to ask again. */
+/** A circuit breaker for a server that does not answer. */
 "use strict";
 
 const [SHORTEST_PAUSE_MS, LONGEST_PAUSE_MS] = [1000, 10_000];
 
-/** Closed at first; open after some misses in a row, with one probe after each pause. */
+/** A circuit breaker: closed at first, open after some misses, with one probe after each pause. */
 class Breaker {
   #misses = 0;
   #pause = 0;

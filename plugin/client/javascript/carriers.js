@@ -11,7 +11,7 @@ class Splitter {
   #size = 0;
   #wanted = 8;
 
-  /** The messages that this chunk completes. Throws ProtocolError: close the stream then. */
+  /** Return the messages that this chunk completes. Throws ProtocolError: close the stream then. */
   push(chunk, limits = LIMITS) {
     this.#chunks.push(chunk);
     this.#size += chunk.length;
@@ -29,7 +29,7 @@ class Splitter {
   }
 }
 
-/** A connection of either kind: send(bytes), close(); calls on.open, on.message, on.close. */
+/** Open a connection with send(bytes) and close(); it calls on.open, on.message, on.close. */
 function connect(url, on) {
   const { protocol, hostname, port } = new URL(url);
   if (protocol === "tcp:" && isNode) return connectTcp(hostname, Number(port), on);
@@ -52,13 +52,13 @@ function connectTcp(host, port, on) {
   const splitter = new Splitter();
   socket.setNoDelay(true);
   socket.on("connect", on.open);
-  socket.on("error", () => socket.destroy()); // close follows
+  socket.on("error", () => socket.destroy()); // the close event follows
   socket.on("close", on.close);
   socket.on("data", (chunk) => {
     try {
       splitter.push(chunk).forEach(on.message);
     } catch (error) {
-      socket.destroy(error); // the stream has lost its step
+      socket.destroy(error); // the stream is out of step
     }
   });
   return { send: (bytes) => socket.write(bytes), close: () => socket.destroySoon() };

@@ -1,33 +1,33 @@
-/** What a client of a Splatmend server may be told. */
+/** Options of a client of a Splatmend server. */
 "use strict";
 
 const { MODES } = require("./smp1.js");
 
 const DEFAULTS = Object.freeze({
-  /** latest and sync: newer frames replace one that waits; ordered: every frame counts. */
+  /** latest and sync: a newer frame replaces one that waits. ordered: no frame is dropped. */
   mode: "latest",
-  /** Until a frame is shown raw, in latest and sync; the server drops what waits longer. */
+  /** In latest and sync: time until a frame is shown raw; the server drops frames after it. */
   maxAgeMs: 500,
-  /** In ordered: how long a frame may take, or the server be away. */
+  /** In ordered: longest duration of a frame, and longest absence of the server. */
   patienceMs: 30_000,
-  /** Unanswered frames in a row after which the server is left alone. */
+  /** Unanswered frames in a row before the client pauses. */
   misses: 3,
   temporal: true,
   program: "splatmend-javascript",
   stream: "",
   token: undefined,
-  /** { fmt, layout, origin } that results should have; as the frames, if left out. */
+  /** Wanted { fmt, layout, origin } of results; by default those of the frames. */
   want: undefined,
-  /** Pictures of the person: the name of one of the server's sets, or PNG and JPEG files as
-   * Uint8Arrays, which are sent to the server. */
+  /** Pictures of the person: the name of one of the server's sets, or PNG and JPEG files to send
+   * to the server, as Uint8Arrays. */
   references: undefined,
   /** Called with each new `state`. */
   onState: () => {},
-  /** Told once of each kind of trouble. */
+  /** Called once for each kind of trouble. */
   warn: (text) => console.warn(`splatmend: ${text}`),
 });
 
-/** Options with the defaults for what was left out. Throws on those that cannot be used. */
+/** Fill in the defaults. Throws on unusable options. */
 function complete(given) {
   const options = { ...DEFAULTS, ...given };
   const { mode, maxAgeMs, patienceMs, misses } = options;

@@ -1,4 +1,4 @@
-/** Our canvas over a page's: takes copies of the page's picture, and shows what came back. */
+/** Our canvas over a page's: copies the page's picture, and shows the restored one. */
 "use strict";
 
 const VERTEX = `attribute vec2 corner; varying vec2 at;
@@ -11,11 +11,11 @@ const TWIN_STYLES = ["zIndex", "transform", "transformOrigin", "objectFit", "obj
   "borderRadius", "clipPath", "filter", "imageRendering", "mixBlendMode"];
 
 /**
- * One for each canvas of a page. It has a GL context of its own, so that the page's is never
- * touched: bindings, pixel store and errors there stay as they are.
+ * One for each canvas of a page. It has its own GL context and never touches the page's: bindings,
+ * pixel store and errors there stay as they are.
  */
 class Overlay {
-  /** Size of the last snapshot, pixels. */
+  /** Width and height of the last snapshot, pixels. */
   size = [0, 0];
   visible = false;
 
@@ -31,7 +31,7 @@ class Overlay {
     const { alpha, premultipliedAlpha } = source.getContextAttributes();
     this.source = source;
     this.canvas = source.canvas;
-    /** What the fourth channel is, in the protocol's words. */
+    /** Kind of the fourth channel, in the protocol's words. */
     this.alpha = alpha ? (premultipliedAlpha ? "premul" : "straight") : "opaque";
     this.element = document.createElement("canvas");
     this.element.dataset.splatmend = "overlay";
@@ -75,10 +75,10 @@ class Overlay {
     this.#target = gl.createFramebuffer();
   }
 
-  /** Keep what the page's canvas shows; its drawing buffer is gone after this task. */
+  /** Keep the picture of the page's canvas; its drawing buffer is gone after this task. */
   snapshot() {
     const gl = this.#gl;
-    // neither multiplied nor divided by alpha, and from the bottom row, as WebGL has it
+    // neither multiplied nor divided by alpha, and from the bottom row, as in WebGL
     gl.pixelStorei(gl.UNPACK_PREMULTIPLY_ALPHA_WEBGL, this.alpha === "premul");
     gl.pixelStorei(gl.UNPACK_FLIP_Y_WEBGL, true);
     gl.bindTexture(gl.TEXTURE_2D, this.#copy);
@@ -87,9 +87,9 @@ class Overlay {
   }
 
   /**
-   * The last snapshot: RGBA bytes, bottom row first.
+   * Read the last snapshot: RGBA bytes, bottom row first.
    *
-   * @param {"plain" | "fence"} how whether the page waits for the GPU here, or goes on
+   * @param {"plain" | "fence"} how "plain" waits for the GPU here, "fence" lets the page go on
    * @returns {Promise<Uint8Array>}
    */
   async read(how) {
@@ -133,7 +133,7 @@ class Overlay {
     this.#opacity = null;
   };
 
-  /** Take it away. */
+  /** Remove our canvas. */
   remove() {
     this.hide();
     this.#observer.disconnect();
@@ -142,7 +142,7 @@ class Overlay {
     this.#gl.getExtension("WEBGL_lose_context")?.loseContext();
   }
 
-  /** Exactly over the page's canvas: same box, same looks, behind what lies before it. */
+  /** Lay ours exactly over the page's canvas: same box, same styles, same place in the stack. */
   #place() {
     const { canvas, element } = this;
     if (canvas.nextSibling !== element) canvas.after(element);
@@ -155,7 +155,7 @@ class Overlay {
     element.style.height = `${canvas.offsetHeight - edges("Top") - edges("Bottom")}px`;
     element.style.display = "block";
     this.#showThrough(style);
-    // from where it is to where it should be; an ancestor's scale changes both alike
+    // from the present to the wanted position; an ancestor's scale changes both alike
     const [is, wanted] = [element.getBoundingClientRect(), canvas.getBoundingClientRect()];
     const scale = wanted.width / canvas.offsetWidth || 1;
     const move = (from, to, edge) => `${(parseFloat(from) || 0) + to / scale + edge}px`;
@@ -163,12 +163,12 @@ class Overlay {
     element.style.top = move(element.style.top, wanted.top - is.top, edges("Top"));
   }
 
-  /** Under a picture that is transparent in places the page's own must not be seen. */
+  /** Hide the page's own canvas under a picture with transparent parts. */
   #showThrough(style) {
     if (this.#opacity === null) this.element.style.opacity = style.opacity;
     if (this.alpha === "opaque" || this.#opacity !== null) return;
     this.#opacity = this.canvas.style.opacity;
-    this.canvas.style.opacity = "0"; // unlike a hidden one it still gets the mouse
+    this.canvas.style.opacity = "0"; // unlike a hidden canvas it still gets the mouse
   }
 }
 
@@ -189,7 +189,7 @@ function packBuffer(gl, length) {
   return buffer;
 }
 
-/** Fill `pixels` from a buffer of the GPU's once the GPU has filled that. */
+/** Fill `pixels` from a GPU buffer once the GPU has filled it. */
 async function unpack(gl, buffer, pixels) {
   gl.bindBuffer(gl.PIXEL_PACK_BUFFER, null);
   const fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);

@@ -1,22 +1,22 @@
-/** Pictures of the person on their way to a server, and from a page's own origin. */
+/** Pictures of the person: from a page's own origin, and on their way to a server. */
 "use strict";
 
 const { concat } = require("./smp1.js");
 
-const LONGEST_SIDE = 2048; // pixels that a server takes
-const MOST_BYTES = 32 << 20; // of all pictures together
+const LONGEST_SIDE = 2048; // pixels; a server accepts no longer side
+const MOST_BYTES = 32 << 20; // bytes of all pictures together
 const QUALITY = 0.95;
 
 const isName = (references) => typeof references === "string";
 
-/** The name of a set in a hello; undefined where pictures are sent, or nothing. */
+/** Return the name of a set for a hello; undefined for pictures, or without references. */
 function nameOf(references) {
   return isName(references) ? references : undefined;
 }
 
 /**
- * The message that brings pictures, as [header, planes]; null where there is nothing to send.
- * Throws where the server will not use them.
+ * Make the message that brings pictures, [header, planes]; null if there is nothing to send.
+ * Throws if the server cannot use them.
  */
 function offer(references, welcome) {
   if (!references || (isName(references) && welcome.references === references)) return null;
@@ -42,10 +42,10 @@ function formatOf(data) {
 }
 
 /**
- * Fetch pictures of the page's own origin, no larger than a server takes them.
+ * Fetch pictures of the page's own origin, shrunk to the largest size that a server accepts.
  *
  * @param {string[]} addresses relative ones count from the page
- * @returns {Promise<Uint8Array[]>} PNG or JPEG files; rejects with what is wrong
+ * @returns {Promise<Uint8Array[]>} PNG or JPEG files; rejects with an error that names the cause
  */
 async function fetchPictures(addresses) {
   const urls = addresses.map((address) => new URL(address, document.baseURI));
@@ -64,7 +64,7 @@ async function fetchPicture({ href }) {
   if (!response.ok) throw new Error(`the reference ${href} cannot be fetched: ${response.status}`);
   const file = await response.blob();
   const picture = await createImageBitmap(file).catch(() => {
-    throw new Error(`the reference ${href} is no picture that the browser can read`);
+    throw new Error(`the reference ${href} is not a picture that the browser can read`);
   });
   const jpeg = file.type === "image/jpeg";
   const shrink = Math.max(picture.width, picture.height) / LONGEST_SIDE;
@@ -75,7 +75,7 @@ async function fetchPicture({ href }) {
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
   context.drawImage(picture, 0, 0, ...sides);
-  const type = jpeg ? "image/jpeg" : "image/png"; // what may have alpha keeps it
+  const type = jpeg ? "image/jpeg" : "image/png"; // PNG keeps alpha
   return bytesOf(await canvas.convertToBlob({ type, quality: QUALITY }));
 }
 

@@ -1,9 +1,8 @@
 /**
  * SMP/1 as bytes and as JavaScript objects; docs/protocol.md is the specification.
  *
- * `parse` checks whatever a header says against the bytes that came with it, so that what it
- * returns can be used without a further look. (JSON.parse cannot tell 2.0 from 2: both are
- * whole numbers here.)
+ * `parse` checks every field of a header against the bytes that came with it, so its result needs
+ * no further checks. (JSON.parse cannot tell 2.0 from 2: both are whole numbers here.)
  */
 "use strict";
 
@@ -24,7 +23,7 @@ const FORMATS = {
 const LAYOUTS = ["hwc", "chw"];
 const ORIGINS = ["tl", "bl"];
 const PICTURES = { png: 0, jpeg: 0, rgb8: 3, rgba8: 4 }; // bytes of a pixel; 0: a file
-const MOST_REFERENCES = 64; // that a message describes; a server may take fewer
+const MOST_REFERENCES = 64; // in a message; a server may accept fewer
 const MODES = ["latest", "sync", "ordered"];
 const DROPS = ["superseded", "stale", "busy", "shutdown"];
 const CODES = ["version", "bad_header", "unsupported", "size_mismatch", "too_large", "auth",
@@ -55,7 +54,7 @@ function concat(chunks) {
   return whole;
 }
 
-/** Header and planes, Uint8Arrays all, as the bytes of one message. */
+/** Join header and planes, all Uint8Arrays, to the bytes of one message. */
 function join(parts) {
   const head = new DataView(new ArrayBuffer(8 + 4 * parts.length));
   [MAGIC, parts.length, ...parts.map((part) => part.length)].forEach(
@@ -63,7 +62,7 @@ function join(parts) {
   return concat([new Uint8Array(head.buffer), ...parts]);
 }
 
-/** The lengths that a message begins with, as far as they are here, and the bytes it needs. */
+/** Read the lengths at the start of a message, if they are here, and the bytes that it needs. */
 function measure(bytes, limits) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   if (bytes.length < 8) return { lengths: [], total: 8 };
@@ -80,7 +79,7 @@ function measure(bytes, limits) {
   return { lengths, total: head + sum };
 }
 
-/** Header and planes of one whole message, as views into it. Throws ProtocolError. */
+/** Split one whole message into header and planes, as views into it. Throws ProtocolError. */
 function split(message, limits = LIMITS) {
   const { lengths, total } = measure(message, limits);
   check(message.length === total, "size_mismatch",
@@ -183,7 +182,7 @@ function checkPlane(plane, w, h, length) {
   return name;
 }
 
-/** Planes by name, each checked against the bytes that came. */
+/** Return the planes by name, each checked against its bytes. */
 function checkPlanes(h, data, limits) {
   const [width, height] = [h.whole("w", 1, ANY_SIDE), h.whole("h", 1, ANY_SIDE)];
   check(Math.max(width, height) <= limits.side, "too_large", `${width}x${height} pixels`);
@@ -302,7 +301,7 @@ const CHECKS = {
   bye: (h) => ["session", "why"].forEach((key) => h.text(key, "")),
 };
 
-/** One message as { header, planes }: the JSON object and Uint8Arrays. Throws ProtocolError. */
+/** Parse one message to { header, planes }: JSON object and Uint8Arrays. Throws ProtocolError. */
 function parse(message, limits = LIMITS) {
   const [head, ...planes] = split(message, limits);
   let header = null;
@@ -320,7 +319,7 @@ function parse(message, limits = LIMITS) {
   return { header, planes };
 }
 
-/** The bytes of one message; undefined values are left out. */
+/** Encode one message; undefined values are left out. */
 function encode(header, planes = []) {
   return join([new TextEncoder().encode(JSON.stringify(header)), ...planes]);
 }

@@ -1,16 +1,16 @@
 /**
  * A client of a Splatmend server: send frames, get them back restored.
  *
- * No dependencies. A page loads http://127.0.0.1:7880/splatmend.js from the server and has
- * `Splatmend`; Node 20 or newer takes this file by `require` or `import`.
+ * No dependencies. A page loads http://127.0.0.1:7880/splatmend.js from the server and gets
+ * `Splatmend`; Node 20 or newer loads this file with `require` or `import`.
  *
  *     const client = new Splatmend.Client("ws://127.0.0.1:7880");   // in Node tcp://host:port
  *     const color = { n: "color", fmt: "rgba8", stride: 4 * w, origin: "bl", data: pixels };
  *     const shown = await client.restore({ w, h, planes: [color] });
- *     if (shown.restored) draw(shown.planes[0].data);   // else show your own: `why` says why
+ *     if (shown.restored) draw(shown.planes[0].data);   // else show your own; `why` has the reason
  *
- * A frame that is not answered in time is to be shown as it is; a server that keeps missing is
- * left alone for a while, then tried with single frames. Times are those of performance.now().
+ * Show a frame as it is if it is not answered in time. A server that keeps missing frames gets none
+ * for a while, then single frames. Times come from performance.now().
  */
 "use strict";
 
@@ -20,24 +20,24 @@ const { DEFAULTS, complete } = require("./options.js");
 const { nameOf, offer } = require("./references.js");
 const { encode, parse } = require("./smp1.js");
 
-const HELLO_MS = 1000; // at most one hello, and one connection, in so much time
+const HELLO_MS = 1000; // shortest time between two hellos, and between two connections
 const [WELCOME_MS, LEAST_RECLAIM_MS, BYE_MS] = [5000, 500, 200];
 const REMEMBERED = 64;
 
-/** Sends the frames of one stream to one server. Throws on options that cannot be used. */
+/** Sends the frames of one stream to one server. Throws on unusable options. */
 class Client {
-  /** Frames by outcome: sent, restored, and shown raw by reason; `unasked` were ignored. */
+  /** Frames by outcome: sent, restored, and shown raw by reason; `unasked`: ignored answers. */
   counts = {};
-  /** What the server said of itself; null while there is no session. */
+  /** The server's welcome; null while there is no session. */
   welcome = null;
-  /** down (no server), up, bypass (it does not answer), probe (it may be tried). */
+  /** down (no server), up, bypass (it does not answer), probe (one frame may try it). */
   state = "down";
-  /** Of the references that were sent, how many the server uses. */
+  /** Number of sent references that the server uses. */
   referencesInUse = 0;
-  /** Of the last restored frames, from when they were given until they were back. */
+  /** Ages of the last restored frames, from the call until the answer. */
   agesMs = [];
 
-  #pending = []; // frames that wait for credit: one at most, but in ordered
+  #pending = []; // frames that wait for credit; one at most, except in ordered
   #inflight = new Map();
   #roundTrips = [];
   #breaker;
@@ -48,8 +48,8 @@ class Client {
   #connection = null;
   #lastHello = -HELLO_MS;
   #lastSent = 0;
-  #away = false; // in ordered: for longer than patience
-  #timers = {}; // one for each purpose
+  #away = false; // in ordered: whether the server is away for longer than patience
+  #timers = {}; // one timer for each purpose
   #warned = new Set();
   #closed = null;
   #unprepared = false; // references were sent and not answered yet
@@ -59,30 +59,30 @@ class Client {
     this.options = complete(options);
     this.#breaker = new Breaker(this.options.misses);
     this.#connect();
-    this.#lose(); // as yet there is none
+    this.#lose(); // there is no session yet
   }
 
   get #ordered() {
     return this.options.mode === "ordered";
   }
 
-  /** Whether `restore` has any use for a frame just now; else call `skip`. */
+  /** Whether `restore` would send a frame now; else call `skip`. */
   get wantsFrames() {
     this.#showState();
     return this.state === "up" || this.state === "probe";
   }
 
-  /** Whether a frame given now would be sent at once. */
+  /** Whether a frame would be sent at once now. */
   get idle() {
     return this.wantsFrames && !this.#pending.length && this.#inflight.size < this.#credit;
   }
 
-  /** A frame was shown as it is: those that follow are no longer the next. */
+  /** Note that a frame was shown as rendered, so that the next one follows a gap. */
   skip() {
     this.#nextId += 1;
   }
 
-  /** Resolves to whether there is a server, after `timeoutMs` at most. */
+  /** Wait for a server, `timeoutMs` at most; resolves to whether there is one. */
   async wait(timeoutMs = 5000) {
     for (const end = performance.now() + timeoutMs; performance.now() < end; await sleep(20)) {
       if (this.welcome || this.#closed) break;
@@ -91,11 +91,11 @@ class Client {
   }
 
   /**
-   * Send a frame; resolves to what to show instead, and never rejects for the server's sake.
+   * Send a frame; resolves to the frame to show, and never rejects because of the server.
    *
    * @param {object} frame { w, h, planes: [{ n, fmt, stride, ..., data: Uint8Array }] } and, if
-   *   wanted, cut, cam and max_age_ms. Its data must stay as they are until it resolves.
-   * @returns {Promise<{restored, id, why, ageMs, planes}>} planes as in frame, and rows unpadded
+   *   wanted, cut, cam and max_age_ms. Its data must not change until the promise resolves.
+   * @returns {Promise<{restored, id, why, ageMs, planes}>} planes as in frame, with unpadded rows
    */
   restore(frame) {
     const id = this.#nextId++;
@@ -114,13 +114,13 @@ class Client {
     });
   }
 
-  /** Pictures of the person from now on, as in the options; an empty list: none. */
+  /** Use these pictures of the person from now on, as in the options; an empty list: none. */
   useReferences(pictures) {
     this.options.references = pictures;
     if (this.welcome) this.#sendReferences();
   }
 
-  /** Say bye; frames that wait are shown raw. */
+  /** Say bye; waiting frames are shown raw. */
   close() {
     this.#closed ??= this.#leave();
     return this.#closed;
@@ -179,7 +179,7 @@ class Client {
     request.resolve({ restored: false, id: request.id, why, ageMs, planes: [], ...result });
   }
 
-  /** Its time is over: it is shown raw. The credit stays with it until it is reclaimed. */
+  /** Show a late frame raw. It keeps its credit until that is reclaimed. */
   #late(request) {
     this.#pending = this.#pending.filter((other) => other !== request);
     this.#miss(request);
@@ -187,7 +187,7 @@ class Client {
     this.#pump();
   }
 
-  /** It stays unanswered: its credit is taken back, and whatever comes for it is ignored. */
+  /** Take back the credit of an unanswered frame, and ignore any later answer to it. */
   #reclaim(request) {
     if (this.#inflight.get(request.id) !== request) return;
     this.#inflight.delete(request.id);
@@ -213,7 +213,7 @@ class Client {
       this.#act(parse(message));
     } catch (error) {
       this.#count("unreadable");
-      this.#warn("unreadable", `the server sent what cannot be read: ${error.message}`);
+      this.#warn("unreadable", `the server sent an unreadable message: ${error.message}`);
     }
     this.#pump();
   }
@@ -239,7 +239,7 @@ class Client {
   }
 
   #settle({ id, credit }) {
-    const request = this.#inflight.get(id); // none if given up before: it must not be shown
+    const request = this.#inflight.get(id); // none if given up before: do not show it
     this.#inflight.delete(id);
     this.#credit = credit ?? this.#credit;
     request?.timers.forEach(clearTimeout);
@@ -251,7 +251,7 @@ class Client {
     if (!request) return this.#count("unasked");
     const now = performance.now();
     remember(this.#roundTrips, now - request.sent);
-    if (request.missed) return undefined; // always late is no help either
+    if (request.missed) return undefined; // a late answer still counts as a miss
     this.#breaker.answered();
     if (header.applied === false) return this.#answer(request, "unchanged");
     const { w, h, srv_ms: serverMs, model } = header;
@@ -273,7 +273,7 @@ class Client {
     const { code, msg, fatal, retry_ms: retry = 0 } = header;
     this.#warn(code, `the server answered ${code}: ${msg}`);
     const over = fatal || code === "no_session" || !this.welcome;
-    this.#unprepared &&= (header.id ?? null) !== null; // an error of no frame refuses them
+    this.#unprepared &&= (header.id ?? null) !== null; // an error without an id refuses them
     const request = this.#inflight.get(header.id);
     if (request && !(over && this.#ordered)) {
       this.#settle(header);
@@ -321,7 +321,7 @@ class Client {
     this.#timer("welcome", WELCOME_MS, () => this.#connection?.close());
   }
 
-  /** The session is over: say hello again on this connection, or on the next if it closes. */
+  /** End the session and say hello again, on this connection or, if it closes, on the next. */
   #again(waitMs) {
     this.#lose();
     this.#after(waitMs, () => this.#connection && this.#hello());
@@ -331,7 +331,7 @@ class Client {
     this.#timer("hello", Math.max(this.#lastHello + ms - performance.now(), 0), act);
   }
 
-  /** What is in flight will not come back: it is shown raw or, in order, sent again. */
+  /** End the session: show the frames in flight raw or, in ordered, send them again. */
   #lose() {
     this.welcome = null;
     [this.#lastSentId, this.referencesInUse, this.#unprepared] = [-1, 0, false];
@@ -362,7 +362,7 @@ class Client {
     try {
       this.#connection?.send(encode(header, planes));
     } catch (error) {
-      this.#warn("send", error.message); // it is closing, and says so next
+      this.#warn("send", error.message); // the connection is closing; its close event follows
     }
   }
 
@@ -371,8 +371,8 @@ class Client {
     if (act && !this.#closed) this.#timers[purpose] = setTimeout(act, ms);
   }
 
-  #count(what) {
-    this.counts[what] = (this.counts[what] ?? 0) + 1;
+  #count(outcome) {
+    this.counts[outcome] = (this.counts[outcome] ?? 0) + 1;
   }
 
   #warn(kind, text) {

@@ -160,7 +160,7 @@ def test_bad_files_are_one_clear_line_each(scene: Picture, tmp_path: Path) -> No
         "empty.png": (b"", "is an empty file"),
         "text.png": (b"no picture at all\n" * 99, "save it as PNG, JPEG, WebP, TIFF or BMP"),
         "moving.gif": (encoded(picture, "GIF"), "save it as PNG"),
-        "cmyk.jpg": (encoded(picture.convert("CMYK"), "JPEG"), "is CMYK, which is not read"),
+        "cmyk.jpg": (encoded(picture.convert("CMYK"), "JPEG"), "is CMYK, which is not supported"),
         "cmyk.tif": (encoded(picture.convert("CMYK"), "TIFF"), "save it as RGB"),
         "lab.tif": (encoded(picture.convert("LAB"), "TIFF"), "is CIELAB"),
         "float.tif": (encoded(picture.convert("F"), "TIFF"), "float32 pixels: save it with 8 or"),

@@ -62,12 +62,12 @@ def test_nowhere_is_one_line_with_the_ways_out() -> None:
 def test_a_folder_that_is_none(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ModelError, match=r"empty is no folder of SD-Turbo.* no unet/"):
+    with pytest.raises(ModelError, match=r"empty is not a folder of SD-Turbo.* no unet/"):
         find_base(tmp_path / "empty")
     with pytest.raises(ModelError, match="no tokenizer/"):
         find_base(folder, words=True)
     monkeypatch.setenv(base.BASE_VARIABLE, str(tmp_path / "gone"))
-    with pytest.raises(ModelError, match="gone is no folder"):
+    with pytest.raises(ModelError, match="gone is not a folder"):
         find_base()
 
 

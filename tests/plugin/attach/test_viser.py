@@ -20,7 +20,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 
 
 class Scene:
-    """Keeps what it is given."""
+    """A scene that keeps its images."""
 
     def __init__(self) -> None:
         self.shown: list[Any] = []
@@ -82,7 +82,7 @@ def run(coroutine: Any) -> None:
 
 @pytest.fixture(scope="module")
 def came() -> list[Frame]:
-    """What the frame server was given; the last is the newest."""
+    """Collect the frames of the frame server; the last is the newest."""
     return []
 
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_restored_goes_through(image, url) -> None:
 
 
 def test_a_size_that_changes(url) -> None:
-    """nerfview: smaller while the camera moves."""
+    """Covers nerfview, which renders smaller while the camera moves."""
     scene = Scene()
     with attach(scene, url=url, options=OPTIONS):
         for size in ((30, 40), (480, 640), (31, 40), (480, 640)):
@@ -235,7 +235,7 @@ def real() -> Iterator[Any]:
 
 
 def sent_by(scene: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Pictures that a real scene encodes, decoded to RGB."""
+    """Collect the pictures that a real scene encodes, decoded to RGB."""
     pictures: list[Any] = []
 
     def queue_message(message: Any) -> None:
@@ -257,7 +257,7 @@ def test_real_viser_encodes_what_was_restored(real, url, monkeypatch) -> None:
 
 
 def test_real_viser_clients_come_and_leave(real, url, monkeypatch) -> None:
-    """A browser's first two messages, over a real WebSocket."""
+    """Send a browser's first two messages over a real WebSocket."""
     viser = pytest.importorskip("viser")
     msgspec = pytest.importorskip("msgspec")
     from websockets.sync.client import connect

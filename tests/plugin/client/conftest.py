@@ -41,7 +41,7 @@ def client(stack: ExitStack) -> Callable[..., Client]:
 
 @pytest.fixture
 def held(stack: ExitStack) -> Iterator[Held]:  # noqa: ARG001 servers stop once it has let go
-    """A restorer that goes on when the test says so."""
+    """Make a restorer that waits for the test."""
     made = Held()
     yield made
     made.let_go(1000)

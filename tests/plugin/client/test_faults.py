@@ -11,7 +11,7 @@ import zmq
 
 from splatmend.core import Frame
 from splatmend.plugin.client.breaker import Breaker
-from splatmend.plugin.client.connection import Link
+from splatmend.plugin.client.connection import Connection
 from splatmend.plugin.protocol.messages import ErrorReply
 
 from fake_server import client_of, picture
@@ -80,7 +80,7 @@ threading.Event().wait()
 
 @pytest.mark.slow
 def test_a_server_that_is_killed_under_load(client) -> None:
-    """SIGKILL: nothing is said, answers are lost, and yet nothing wrong is shown."""
+    """Kills the server with SIGKILL: answers are lost, and yet nothing wrong is shown."""
     with zmq.Context() as context, context.socket(zmq.REP) as free:
         port = free.bind_to_random_port("tcp://127.0.0.1")
     url = f"tcp://127.0.0.1:{port}"
@@ -137,7 +137,7 @@ def test_a_silent_server_is_bypassed_and_probed(fake, client) -> None:
     assert late <= len(whys)
     assert all(asks.restore(picture(0)).why == "bypass" for _ in range(100))
     assert asks.counts["late"] == late  # nobody waits for a bypassed server
-    while fake.receive(100):  # what was asked before and never answered
+    while fake.receive(100):  # earlier frames that were never answered
         pass
     until(lambda: asks.state == "probe", 5)
     assert asks.restore(picture(1)).why == "bypass"
@@ -211,7 +211,7 @@ def test_breaker() -> None:
 
 
 class InterruptedRenderError(Exception):
-    """As viewers throw it into their render thread, at any line."""
+    """Throws the exception into the render thread at any line, as viewers do."""
 
 
 @pytest.mark.slow
@@ -220,7 +220,7 @@ def test_an_interruption_at_any_line_does_no_harm(start, client) -> None:
     asks = client(start())
 
     def restore_interrupted_at(line: int, value: int) -> bool:
-        """False once the call ends before that line."""
+        """Return False once the call ends before that line."""
         left = [line]
 
         def trace(*_: Any) -> Any:
@@ -264,9 +264,9 @@ def test_closing_again_waits_for_the_end_too(fake, client, monkeypatch) -> None:
     def threads() -> list[str]:
         return [t.name for t in threading.enumerate() if t.name == "smp-client"]
 
-    release, releasing, go = Link._release, threading.Event(), threading.Event()
+    release, releasing, go = Connection._release, threading.Event(), threading.Event()
 
-    def slowly(link: Link) -> None:
+    def slowly(link: Connection) -> None:
         releasing.set()
         assert go.wait(30)
         release(link)
@@ -277,7 +277,7 @@ def test_closing_again_waits_for_the_end_too(fake, client, monkeypatch) -> None:
         asks.close()
         left.append(threads())
 
-    monkeypatch.setattr(Link, "_release", slowly)
+    monkeypatch.setattr(Connection, "_release", slowly)
     asks = client(fake.url, wait=False)
     first, second = threading.Thread(target=close), threading.Thread(target=close)
     first.start()

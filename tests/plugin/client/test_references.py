@@ -47,7 +47,7 @@ def test_a_set_is_named(serve, client) -> None:
     anna = client(serve(), references="anna")
     assert anna.welcome.references == "anna"
     assert is_sharpened(anna.restore(frame(ANNA)).frame.color, ANNA)
-    assert anna.references == 0  # that it sent itself
+    assert anna.references == 0  # it sent none itself
 
 
 def test_a_name_that_is_unknown_is_said(serve, client, caplog) -> None:

@@ -1,4 +1,4 @@
-"""`wrap`: what render functions return, in all its forms, and what must stay untouched."""
+"""`wrap`: results of render functions in all their forms, and parts that must not change."""
 
 from collections import namedtuple
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ def negative(frames: Any) -> list[Frame]:
 
 @pytest.fixture(scope="module")
 def came() -> list[Frame]:
-    """What the server was given; the last is the newest."""
+    """Collect the server's frames; the last is the newest."""
     return []
 
 
@@ -108,7 +108,7 @@ def test_arguments_go_through(client) -> None:
 
 
 def test_gsplat(client, came) -> None:
-    """rasterization(...) -> colors (1, h, w, 3), alphas (1, h, w, 1), meta."""
+    """Wraps rasterization(...) -> colors (1, h, w, 3), alphas (1, h, w, 1), meta."""
     colors = torch.from_numpy(pixels(dtype=np.float32))[None]
     alphas = torch.rand(1, *SIZE, 1)
     meta = {"radii": object()}
@@ -139,7 +139,7 @@ def test_a_fourth_channel_is_alpha(client, came) -> None:
 
 
 def test_inria(client) -> None:
-    """render(...) -> {"render": (3, h, w), ...}; the rasterizer itself -> image, radii."""
+    """Wraps render(...) -> {"render": (3, h, w), ...}; the rasterizer itself -> image, radii."""
     image, radii = torch.rand(3, *SIZE), torch.arange(9)
     result = wrap(lambda: {"render": image, "radii": radii}, client, image="render")()
     assert torch.allclose(result["render"], 1 - image, atol=0.003)
@@ -150,7 +150,7 @@ def test_inria(client) -> None:
 
 
 def test_nerfview(client) -> None:
-    """render_fn(camera, tab) -> image, depth."""
+    """Wraps render_fn(camera, tab) -> image, depth."""
     image, depth = pixels(), np.random.default_rng(0).random((*SIZE, 1))
     result = wrap(lambda: (image, depth), client, depth=1)()
     assert (result[0] == 255 - image).all()
@@ -168,7 +168,7 @@ def test_lists_and_named_tuples_stay_what_they_are(client) -> None:
 
 
 def test_a_size_that_changes_with_every_frame(client) -> None:
-    """As nerfview does while the camera moves."""
+    """Changes the size, as nerfview does while the camera moves."""
     sizes = iter([(4, 4), (8, 6), (3, 3), (64, 2)])
     render = wrap(lambda: np.zeros((*next(sizes), 3), np.uint8), client)
     for size in [(4, 4), (8, 6), (3, 3), (64, 2)]:
@@ -195,7 +195,7 @@ def test_layout_can_be_said(client, came) -> None:
         pixels(2),
         np.zeros((2, *SIZE, 3), np.uint8),
         np.zeros((0, 5, 3), np.uint8),
-        np.full((*SIZE, 3), 200),  # whole numbers: of what range?
+        np.full((*SIZE, 3), 200),  # whole numbers of an unknown range
         torch.ones(*SIZE, 3, dtype=torch.bool),
         torch.zeros(*SIZE, 3, requires_grad=True),
     ],

@@ -1,4 +1,4 @@
-"""SMP/1: the conformance vectors, whatever bytes may come, and pixels there and back."""
+"""SMP/1: the conformance vectors, arbitrary bytes, and pixels there and back."""
 
 import importlib.util
 import json
@@ -134,7 +134,7 @@ def test_sizes_are_checked_before_anything_is_read() -> None:
 
 
 def harmless(message: bytes) -> None:
-    """Whatever comes is a message or a ProtocolError, and what is a message can be used."""
+    """Turns any bytes into a usable message or a ProtocolError."""
     code, parsed = "", None
     try:
         parsed = decode(message)
@@ -176,7 +176,7 @@ def test_mutated_vectors_do_no_harm() -> None:
 
 
 def test_mutated_headers_do_no_harm() -> None:
-    """The header alone changes and its length is set right, so that mutations get further in."""
+    """Changes only the header and corrects its length, so that mutations get further in."""
     dice = random.Random(2)
     for _ in range(4000):
         header, *planes = (bytes(p) for p in split(dice.choice(VALID), LIMITS))

@@ -1,4 +1,4 @@
-"""Pixels on the wire: what a frame is when it reaches the server, and what goes back."""
+"""Pixels on the wire: the frame that reaches the server, and the planes that go back."""
 
 from dataclasses import replace
 from typing import Any

@@ -14,7 +14,7 @@ from wire import Wire
 
 @pytest.fixture
 def start(stack: ExitStack) -> Callable[..., Server]:
-    """`start(engine, ..., option=value)`: a running server."""
+    """Give `start(engine, ..., option=value)`, which returns a running server."""
 
     def run(*engines: Engine, **options: Any) -> Server:
         engines = engines or (Engine("negative", negative),)
@@ -25,7 +25,7 @@ def start(stack: ExitStack) -> Callable[..., Server]:
 
 @pytest.fixture
 def connect(stack: ExitStack) -> Callable[..., Wire]:
-    """`connect(server, mode="latest", ...)`: a client that has said hello."""
+    """Give `connect(server, mode="latest", ...)`, which returns a client that has said hello."""
 
     def run(server: Server, **hello: Any) -> Wire:
         wire = stack.enter_context(closing(Wire(server.urls[0])))

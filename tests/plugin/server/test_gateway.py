@@ -339,7 +339,7 @@ def tcp_of(server: Server) -> str:
 
 
 class Generous:
-    """In the dispatcher's place: 40 MB of answers to whatever a peer says first."""
+    """In the dispatcher's place: answers a peer's first message with 40 MB."""
 
     def __init__(self) -> None:
         self.planes: list[weakref.ref[Any]] = []
@@ -361,7 +361,7 @@ class Generous:
 
 
 def test_answers_that_nobody_read_are_freed(stack: ExitStack) -> None:
-    """At once, though a failed task and its connection refer to each other."""
+    """Frees memory at once, though a failed task and its connection refer to each other."""
     generous = Generous()
     gateway = module.Gateway(GatewayOptions(tcp=ANY), cast(Dispatcher, generous), Limits())
     gateway.start()

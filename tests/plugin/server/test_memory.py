@@ -1,4 +1,4 @@
-"""Streams with memory on the server: each its own, a pass shared."""
+"""Streams with memory on the server: one memory each, one batch for several."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from splatmend.core import Frame, RestorerTraits, from_tensor, to_tensor
 from splatmend.plugin.protocol.frames import to_planes
 from splatmend.plugin.protocol.messages import ErrorReply, FrameRequest, Result
 from splatmend.plugin.server import Engine, engine_of
-from splatmend.plugin.server.batching import SharedPass
+from splatmend.plugin.server.batching import BatchedRestorer
 
 from serving import negative
 from waiting import until
@@ -161,16 +161,16 @@ def test_streams_with_memory_share_a_pass(start, connect) -> None:
     for wire, value in zip(wires[1:], (80, 160, 0, 240), strict=True):
         wire.frame(1, value=value)
     means = [wire.receive().data[0][0] for wire in wires[1:]]
-    assert means == [30, 60, 0, 90]  # each with what it remembers
+    assert means == [30, 60, 0, 90]  # each with its own memory
     assert sorted(v for batch in dark.batches for v in batch) == sorted(
         [0, 40, 80, 120, 80, 160, 0, 240]
     )
 
 
-def test_a_shared_pass_is_one_pass() -> None:
+def test_calls_of_several_tasks_become_one_batch() -> None:
     dark = Dark()
     dark.open.set()
-    shared = SharedPass(dark)
+    shared = BatchedRestorer(dark)
 
     def task(value: int, calls: int, size: int = 2) -> list[int]:
         pictures = [torch.full((1, 3, size, 2), value / 255) for _ in range(calls)]

@@ -24,6 +24,7 @@ from splatmend.core import (
     load_restorer,
     restore_frames,
 )
+from splatmend.core.command_line import parse
 from splatmend.plugin.protocol.curve_keys import KeysConfig, client_keys, make_keys
 from splatmend.plugin.protocol.curve_keys import main as keys_main
 from splatmend.plugin.protocol.messages import Bye, Hello, Result, Stats
@@ -94,9 +95,9 @@ def test_a_server_that_never_started_can_be_stopped() -> None:
         ("tcp://*:0", "open to other machines: make keys"),
         ("tcp://[::]:0", "open to other machines: make keys"),
         ("tcp://127.0.0.1.example:0", "open to other machines: make keys"),
-        ("tcp://127.0.0.1:99999", "is no address: use tcp://host:port"),
-        ("smoke://signal", "is no address"),
-        ("ipc://*", "is no address"),
+        ("tcp://127.0.0.1:99999", "is not an address: use tcp://host:port"),
+        ("smoke://signal", "is not an address"),
+        ("ipc://*", "is not an address"),
     ],
 )
 def test_addresses_that_cannot_be(url, message) -> None:
@@ -172,14 +173,14 @@ def test_keys_that_cannot_be(tmp_path: Path) -> None:
     for name, message in (("a", "exists: choose another"), ("../b", "letters"), ("server", "name")):
         with pytest.raises(InputError, match=message):
             make_keys(KeysConfig(keys, client=name))
-    with pytest.raises(InputError, match="is no ZeroMQ key file"):
+    with pytest.raises(InputError, match="is not a ZeroMQ key file"):
         client_keys(keys / "absent", keys / "server.key")
-    with pytest.raises(InputError, match="holds no secret key"):
+    with pytest.raises(InputError, match="has no secret key"):
         client_keys(keys / "server.key", keys / "server.key")
     (keys / "server.key_secret").chmod(0o644)
     with pytest.raises(InputError, match="others may read"):
         Server([Engine("negative", negative)], ServerOptions(urls=(LOCAL,), keys=keys))
-    with pytest.raises(InputError, match="is no ZeroMQ key file"):
+    with pytest.raises(InputError, match="is not a ZeroMQ key file"):
         Server([Engine("negative", negative)], ServerOptions(urls=(LOCAL,), keys=tmp_path))
 
 
@@ -268,7 +269,7 @@ def test_watching_gives_the_terminal_back(start) -> None:
 
 @pytest.mark.parametrize(
     ("package", "options"),
-    [("prometheus_client", {"metrics": "127.0.0.1:0"}), ("rich", {"watch": True})],
+    [("prometheus_client", ["--metrics", "127.0.0.1:0"]), ("rich", ["--watch"])],
 )
 def test_packages_that_are_not_there_are_named(monkeypatch, package, options) -> None:
     for name in (n for n in tuple(sys.modules) if n == package or n.startswith(f"{package}.")):
@@ -277,7 +278,7 @@ def test_packages_that_are_not_there_are_named(monkeypatch, package, options) ->
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"needs {package}.*pip install 'splatmend\[gateway\]'"):
         serve(
-            ServeConfig(model="copy", device=("cpu",), url=(LOCAL,), **options),
+            configured(*options),
             threading.Event(),
             say=print,
         )
@@ -286,9 +287,15 @@ def test_packages_that_are_not_there_are_named(monkeypatch, package, options) ->
 # The command
 
 
+def configured(*words: str) -> ServeConfig:
+    """What `splatmend serve` makes of arguments; copy on the CPU where they do not say more."""
+    given = ["--model", "copy", "--device", "cpu", "--url", LOCAL, *words]
+    return parse(ServeConfig, given, prog="splatmend serve", description="")
+
+
 def test_serve_says_where_and_stops(stack) -> None:
     stop, said = threading.Event(), []
-    config = ServeConfig(model="copy", device=("cpu",), url=(LOCAL,), metrics="127.0.0.1:0")
+    config = configured("--metrics", "127.0.0.1:0")
     thread = threading.Thread(target=serve, args=(config, stop), kwargs={"say": said.append})
     thread.start()
     until(lambda: bool(said))
@@ -305,7 +312,7 @@ def test_serve_says_where_and_stops(stack) -> None:
 def test_serve_restores_as_its_options_say() -> None:
     color = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
     frame, given = Frame(color=color), {"strength": 0.5, "magnify": 2}
-    (engine,) = engines_of(ServeConfig(model="unsharp", device=("cpu",), **given))
+    (engine,) = engines_of(configured("--model", "unsharp", "--strength", "0.5", "--magnify", "2"))
     assert engine.new_stream is not None
     answers = engine.restore([frame]) + engine.new_stream().restore([frame])
     restorer = load_restorer("unsharp", device="cpu")
@@ -332,21 +339,18 @@ def test_serve_stops_on_ctrl_c(capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "best"}, "no restorer called 'best'"),
-        ({"device": ("tpu",)}, "device 'tpu' cannot be used"),
-        ({"device": ()}, "at least one device"),
-        ({"batch": 0}, "must be 1 or more"),
-        ({"metrics": "9108"}, "use host:port"),
-        ({"url": ("tcp://0.0.0.0:0",)}, "make keys"),
-        ({"token_file": Path("absent")}, "cannot read tokens"),
+        (["--model", "best"], "no restorer called 'best'"),
+        (["--device", "tpu"], "device 'tpu' cannot be used"),
+        (["--device"], "at least one device"),
+        (["--batch", "0"], "must be 1 or more"),
+        (["--max-sessions", "0"], "must be 1 or more"),
+        (["--metrics", "9108"], "use host:port"),
+        (["--url", "tcp://0.0.0.0:0"], "make keys"),
+        (["--token-file", "absent"], "cannot read tokens"),
     ],
 )
 def test_options_that_cannot_be(options, message) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(SplatmendError, match=message):
-        serve(
-            ServeConfig(**{"model": "copy", "device": ("cpu",), "url": (LOCAL,), **options}),
-            stop,
-            say=print,
-        )
+        serve(configured(*options), stop, say=print)

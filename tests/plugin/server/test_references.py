@@ -1,4 +1,4 @@
-"""References on the server: its own sets, those that clients send, and what is refused."""
+"""References on the server: its own sets, those that clients send, and refusals."""
 
 import itertools
 import struct
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from splatmend.core import Frame, InputError, Reference, References
+from splatmend.core.command_line import parse
 from splatmend.plugin.protocol.frames import to_planes
 from splatmend.plugin.protocol.framing import ProtocolError
 from splatmend.plugin.protocol.messages import (
@@ -24,7 +25,7 @@ from splatmend.plugin.protocol.messages import (
     UseReferences,
 )
 from splatmend.plugin.server import ReferenceSets, UploadLimits, read_sets, workers
-from splatmend.plugin.server.command import ServeConfig, serve
+from splatmend.plugin.server.command import ServeConfig, SetOptions, serve
 from splatmend.plugin.server.stats import MetricsEndpoint
 from splatmend.plugin.server.uploads import picture_size
 
@@ -46,7 +47,7 @@ def sets(**more: Any) -> ReferenceSets:
 
 
 def restored(wire: Wire, picture: Any, *, cut: bool = False) -> Any:
-    """What a session makes of a picture without its fine detail."""
+    """Return a session's restoration of a picture without its fine detail."""
     color = soft(picture)
     planes, data = to_planes(Frame(color=color))
     wire.send(
@@ -66,7 +67,7 @@ def upload(*files: bytes, **more: Any) -> UseReferences:
 
 
 def sent(wire: Wire, message: UseReferences) -> Any:
-    """What the server answers to references."""
+    """Return the server's answer to references."""
     wire.send(message)
     return wire.receive()
 
@@ -85,15 +86,14 @@ def test_two_streams_with_two_sets_do_not_mix(temporal, start, connect) -> None:
         assert is_sharpened(restored(anna, ANNA), ANNA)
         assert is_sharpened(restored(bert, BERT), BERT)
         assert np.array_equal(restored(nobody, ANNA), soft(ANNA))
-    # a set says nothing about another's person
-    assert np.array_equal(restored(anna, BERT, cut=True), soft(BERT))
+    assert np.array_equal(restored(anna, BERT, cut=True), soft(BERT))  # no help for another
     assert np.array_equal(restored(bert, ANNA, cut=True), soft(ANNA))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("temporal", [True, False])
 def test_streams_at_the_same_time_do_not_mix(temporal, start, connect) -> None:
-    """Two devices, and passes that are shared."""
+    """Uses two devices, and batches of several sessions."""
     engines = [copying(temporal=temporal, max_batch=4) for _ in range(2)]
     server = start(*engines, references=sets())
 
@@ -195,14 +195,14 @@ def put(folder: Any, *pictures: Any) -> None:
 def test_a_folder_of_pictures_is_one_set(tmp_path) -> None:
     put(tmp_path, ANNA, CARL)
     found = read_sets(tmp_path)
-    assert str(found) == "default (2 pictures); without a name default is used"
+    assert str(found) == "default (2 pictures); for clients that name none: default"
     assert found.named("")[0] == "default"
 
 
 def test_renders_and_photos_are_one_set_of_pairs(tmp_path) -> None:
     put(tmp_path / "renders", soft(ANNA))
     put(tmp_path / "photos", ANNA)
-    assert str(read_sets(tmp_path)) == "default (1 pair); without a name default is used"
+    assert str(read_sets(tmp_path)) == "default (1 key pair); for clients that name none: default"
 
 
 def test_folders_are_sets(tmp_path) -> None:
@@ -210,7 +210,7 @@ def test_folders_are_sets(tmp_path) -> None:
     put(tmp_path / "anna" / "renders", soft(ANNA))
     put(tmp_path / "anna" / "photos", ANNA)
     (tmp_path / ".hidden").mkdir()
-    assert str(read_sets(tmp_path)) == "anna (1 pair), bert (1 picture)"
+    assert str(read_sets(tmp_path)) == "anna (1 key pair), bert (1 picture)"
     assert read_sets(tmp_path).named("") == ("", None)
     assert read_sets(tmp_path, default="anna").named("")[0] == "anna"
     with pytest.raises(InputError, match=r"no set of references is called 'eve': .* anna, bert"):
@@ -232,7 +232,7 @@ def test_folders_that_are_no_sets(tmp_path, entries, message) -> None:
         (tmp_path / entry).write_bytes(file_of(ANNA))
     with pytest.raises(InputError, match=message):
         read_sets(tmp_path)
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         read_sets(tmp_path / "absent")
 
 
@@ -240,7 +240,11 @@ def test_serve_reads_its_references(tmp_path, stack) -> None:
     put(tmp_path / "anna", ANNA)
     stop, said = threading.Event(), []
     config = ServeConfig(
-        model="copy", device=("cpu",), url=(LOCAL,), references=tmp_path, max_references=0
+        model="copy",
+        device=("cpu",),
+        url=(LOCAL,),
+        references=tmp_path,
+        reference_sets=SetOptions(max_references=0),
     )
     thread = threading.Thread(target=serve, args=(config, stop), kwargs={"say": said.append})
     thread.start()
@@ -257,21 +261,20 @@ def test_serve_reads_its_references(tmp_path, stack) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"reference_default": "anna"}, "give both"),
-        ({"max_references": -1}, "0 to 64 reference pictures, got -1"),
-        ({"references": "absent"}, "is no folder"),
+        (["--reference-default", "anna"], "give both"),
+        (["--max-references", "-1"], "0 to 64 reference pictures, got -1"),
+        (["--references", "absent"], "is not a folder"),
     ],
 )
-def test_serve_options_that_cannot_be(options, message, tmp_path) -> None:
-    if "references" in options:
-        options = {"references": tmp_path / options["references"]}
+def test_serve_options_that_cannot_be(options, message) -> None:
+    given = ["--model", "copy", "--device", "cpu", "--url", LOCAL, *options]
     stop = threading.Event()
     stop.set()
     with pytest.raises(InputError, match=message):
-        serve(ServeConfig(model="copy", device=("cpu",), url=(LOCAL,), **options), stop, say=print)
+        serve(parse(ServeConfig, given, prog="serve", description=""), stop, say=print)
 
 
-# What clients send
+# References from clients
 
 
 @pytest.mark.parametrize("temporal", [True, False])
@@ -295,7 +298,7 @@ def test_pixels_and_pairs(start, connect) -> None:
 
 
 def png_head(width: int, height: int) -> bytes:
-    """A PNG that promises so many pixels and has none."""
+    """Make a PNG that promises pixels and has none."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
@@ -333,7 +336,7 @@ def test_refusals_are_one_error_and_the_stream_goes_on(
     answer = sent(wire, upload(*files))
     assert (answer.code, answer.id, answer.fatal) == (code, None, False)
     assert message in answer.text
-    assert is_sharpened(restored(wire, ANNA), ANNA)  # with what it had before
+    assert is_sharpened(restored(wire, ANNA), ANNA)  # with the references it had before
     assert wire.receive(50) is None
 
 
@@ -354,7 +357,7 @@ def test_what_all_clients_hold_is_bounded_and_given_back(start, connect) -> None
     wires = [connect(server) for _ in range(3)]
 
     def there_is_room_for(wire: Wire) -> bool:
-        wire.hello()  # forgives what was refused
+        wire.hello()  # forgives the refused messages
         answer = sent(wire, upload(file))
         assert isinstance(answer, UseReferences) or answer.code == "busy"
         return isinstance(answer, UseReferences)
@@ -374,7 +377,7 @@ def test_strangers_cannot_send_any(start, stack) -> None:
 
 
 def test_a_server_that_stops_waits_for_no_client(start, connect) -> None:
-    """Many uploads at once; the fixture checks that no thread is left."""
+    """Sends many uploads at once; the fixture checks that no thread is left."""
     server = start(copying())
     for _ in range(8):
         connect(server).send(upload(*[file_of(person(5, 700))] * 4))

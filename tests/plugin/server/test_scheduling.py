@@ -1,4 +1,4 @@
-"""Who is served when, and that nobody suffers for others."""
+"""The order of service, and its fairness."""
 
 import threading
 from collections import Counter
@@ -90,7 +90,7 @@ def test_ordered_frames_are_never_dropped_within_the_credit(start, connect) -> N
     over = wire.receive()
     assert (over.id, over.why) == (4, "busy")
     other.frame(0)
-    assert other.receive().why == "stale"  # and what came before it is older
+    assert other.receive().why == "stale"  # earlier frames are older still
     gate.open.set()
     for number in range(4):
         answer = wire.receive()

@@ -1,4 +1,4 @@
-"""The server, spoken to in plain SMP/1: sessions, what they may say, and when they end."""
+"""The server and plain SMP/1: sessions, their messages, and their ends."""
 
 import itertools
 from contextlib import closing

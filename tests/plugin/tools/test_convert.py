@@ -7,6 +7,7 @@ import torch
 
 from splatmend.core import CheckpointError, InputError
 from splatmend.core.lora import Lora
+from splatmend.core.turbo import base as turbo_base
 from splatmend.core.turbo.files import read_turbo, save_turbo
 from splatmend.core.turbo.network import TurboSettings
 from splatmend.core.turbo.weights import TurboWeights
@@ -118,8 +119,10 @@ def test_a_base_embeds_the_prompt(
         assert folder == tmp_path / "base"
         return torch.tensor([float(len(word)) for word in words])[:, None, None]
 
-    monkeypatch.setattr(convert, "find_base", lambda base, *, words: Path(base) if words else None)
-    monkeypatch.setattr(convert, "encode_prompts", encode)
+    monkeypatch.setattr(
+        turbo_base, "find_base", lambda base, *, words: Path(base) if words else None
+    )
+    monkeypatch.setattr(turbo_base, "encode_prompts", encode)
     target, base = tmp_path / "a.safetensors", ("--base", tmp_path / "base")
     run(source, target, *base, "--prompt", "a face")
     prompts = read_turbo(target).prompts

@@ -1,4 +1,4 @@
-"""What a resumed video rests on: the same pictures encode to the same packets, every time."""
+"""The basis of a resumed video: the same pictures encode to the same packets, every time."""
 
 from fractions import Fraction
 

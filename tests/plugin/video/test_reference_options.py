@@ -18,7 +18,8 @@ from splatmend.core import (
     RestorerTraits,
     VideoInputError,
 )
-from splatmend.plugin import VideoOptions, cli, open_clip, read_clip_references, restore_video
+from splatmend.plugin import VideoOptions, open_clip, read_clip_references, restore_video
+from splatmend.plugin.video import command
 from splatmend.plugin.video.reference_options import ReferenceOptions
 from splatmend.plugin.video.rotation import as_coded, references_as_coded, upright
 from splatmend.temporal import TemporalOptions
@@ -79,7 +80,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[str
 
     def call(*arguments: Any) -> tuple[int, list[str], list[str]]:
         given = [*map(str, arguments), "--model", "copy", "--device", "cpu"]
-        code = cli.restore_video(given)
+        code = command.restore_video(given)
         said = capsys.readouterr()
         return code, said.out.splitlines(), said.err.splitlines()
 
@@ -322,7 +323,7 @@ def test_bad_references_are_one_line_and_leave_nothing(
         (["--reference-clip", tmp_path / "lost.mp4"], "no such file: "),
         (["--reference-clip", f"{clean}@9-12"], "no frame from 9 s to 12 s: name another part"),
         (["--reference-clip", f"{clean}@3-2"], "ends after it starts, got 3 to 2 s"),
-        (["--reference-clip", f"{clean}@soon-2"], "'soon' is no time"),
+        (["--reference-clip", f"{clean}@soon-2"], "'soon' is not a time"),
         (["--reference-clip", f"{clean}@2"], "'2' is no part of a clip: use "),
         (["--keys", "renders"], "needs two folders as renders/:photos/, got 'renders'"),
         (["--keys", photo.parent], "holds no key pairs"),
@@ -336,7 +337,7 @@ def test_bad_references_are_one_line_and_leave_nothing(
         assert said in err[0]
     code, _, err = run("--reference", photo, soft, target)
     assert (code, len(err)) == (2, 1)
-    assert "in and out go before --reference" in err[0]
+    assert "INPUT and OUTPUT go before --reference" in err[0]
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -1,4 +1,4 @@
-"""What restore_video carries over: time, pixels, streams, tags."""
+"""Parts that restore_video carries over: time, pixels, streams, tags."""
 
 from fractions import Fraction
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Killed runs, taken up again."""
+"""Killed runs that are resumed."""
 
 import json
 import os
@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from splatmend.core import InputError, RestorerTraits, VideoOutputError
-from splatmend.plugin import EncodingOptions, VideoOptions, cli, restore_video
+from splatmend.plugin import EncodingOptions, VideoOptions, restore_video
+from splatmend.plugin.video import command
 
 from waiting import until
 
@@ -147,9 +148,9 @@ def test_without_a_whole_segment_nothing_is_left(make_clip, copy, tmp_path):
 def test_ctrl_c_promises_what_is_kept(after, make_clip, copy, tmp_path, monkeypatch, capsys):
     source, target = make_clip("in.mp4", frames=30), tmp_path / "out.mp4"
     failing = FailsAfter(copy.device, after, KeyboardInterrupt())
-    monkeypatch.setattr(cli, "load_restorer", lambda *_, **__: failing)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)  # it goes deaf to the next one
-    assert cli.restore_video([str(source), str(target), "--segment-frames", "8"]) == 130
+    monkeypatch.setattr(command, "load_restorer", lambda *_, **__: failing)
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)  # it goes deaf to the next one
+    assert command.restore_video([str(source), str(target), "--segment-frames", "8"]) == 130
     said = capsys.readouterr().err.splitlines()
     kept = target.with_name(".out.mp4.splatmend")
     if after == 3:

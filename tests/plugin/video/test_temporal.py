@@ -13,7 +13,7 @@ import torch
 
 from splatmend.core import Frame, RestorerTraits, from_tensor
 from splatmend.plugin import VideoOptions, restore_video
-from splatmend.plugin.cli import restore_video as command
+from splatmend.plugin.video.command import restore_video as command
 from splatmend.temporal import Stream, TemporalOptions
 
 import waiting
@@ -21,10 +21,10 @@ import waiting
 STUCK_RUN = """
 import sys, threading
 sys.path[:0] = sys.argv[3:]
-from test_temporal import Boiling, options
+from test_temporal import Flickering, options
 from splatmend.plugin import restore_video
 
-class Stuck(Boiling):
+class Stuck(Flickering):
     left = 40
 
     def __call__(self, rgb):
@@ -37,10 +37,10 @@ restore_video(sys.argv[1], sys.argv[2], Stuck(), options())
 """
 
 
-class Boiling:
+class Flickering:
     """A restorer whose detail depends on every bit of a frame, and that can fail."""
 
-    traits = RestorerTraits("boiling", keeps_colors=True)
+    traits = RestorerTraits("flickering", keeps_colors=True)
     device = torch.device("cpu")
 
     def __init__(self, frames=10**9):
@@ -63,7 +63,7 @@ def options(**changes):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """20 pictures that move, stand still for a while, and jump once."""
+    """Make 20 pictures that move, stand still for a while, and jump once."""
     folder = tmp_path / "in"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -84,17 +84,17 @@ def read(folder):
 def test_a_video_gets_the_bytes_of_the_stream(pictures, tmp_path):
     source, colors = pictures
     frames = [Frame(color=color, pts=i) for i, color in enumerate(colors)]
-    expected = Stream(Boiling(), None, TemporalOptions(refresh=3)).restore(frames)
+    expected = Stream(Flickering(), None, TemporalOptions(refresh=3)).restore(frames)
     for batch in (1, 3):
         target = tmp_path / f"out{batch}"
         target.mkdir()
-        restore_video(source / "%04d.png", target, Boiling(), options(batch=batch))
+        restore_video(source / "%04d.png", target, Flickering(), options(batch=batch))
         assert len(read(target)) == 20
         for answer, frame in zip(read(target), expected, strict=True):
             assert np.array_equal(answer, frame.color)
     alone = tmp_path / "alone"
     alone.mkdir()
-    restore_video(source / "%04d.png", alone, Boiling(), options(temporal=None, batch=1))
+    restore_video(source / "%04d.png", alone, Flickering(), options(temporal=None, batch=1))
     differs = [not np.array_equal(a, b.color) for a, b in zip(read(alone), expected, strict=True)]
     assert not differs[0]
     assert not differs[17]  # the jump
@@ -114,15 +114,15 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(after, pictures, tmp_path)
     target, whole = tmp_path / "out.mov", tmp_path / "whole.mov"
     folder = tmp_path / ".out.mov.splatmend"
     with pytest.raises(KeyboardInterrupt):
-        restore_video(source / "%04d.png", target, Boiling(after), options())
+        restore_video(source / "%04d.png", target, Flickering(after), options())
     found = segments(folder)
     assert 1 <= len(found) <= 2
     kept = sorted(p.name for p in folder.iterdir() if p.suffix == ".npz")
     assert kept == [found[-1]["state"]]  # the states of the segments before are gone
-    summary = restore_video(source / "%04d.png", target, Boiling(), options(resume=True))
+    summary = restore_video(source / "%04d.png", target, Flickering(), options(resume=True))
     assert summary.resumed == 8 * len(found)
     assert summary.warnings == ()
-    restore_video(source / "%04d.png", whole, Boiling(), options())
+    restore_video(source / "%04d.png", whole, Flickering(), options())
     assert target.read_bytes() == whole.read_bytes()
     assert not folder.exists()
 
@@ -132,7 +132,7 @@ def test_a_killed_run_resumes_to_the_same_packets(make_clip, tmp_path, request):
     source = make_clip("in.mp4", frames=60, audio=True, size=(96, 112))
     target, whole = tmp_path / "out.mp4", tmp_path / "whole.mp4"
     folder = tmp_path / ".out.mp4.splatmend"
-    folders = (request.path.parent, Path(waiting.__file__).parent)  # of what it imports
+    folders = (request.path.parent, Path(waiting.__file__).parent)  # of its imports
     process = subprocess.Popen(
         [sys.executable, "-c", STUCK_RUN, *map(str, (source, target, *folders))],
         stderr=subprocess.PIPE,
@@ -144,9 +144,9 @@ def test_a_killed_run_resumes_to_the_same_packets(make_clip, tmp_path, request):
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert not target.exists()
-    resumed = restore_video(source, target, Boiling(), options(resume=True))
+    resumed = restore_video(source, target, Flickering(), options(resume=True))
     assert 8 <= resumed.resumed < 60
-    restore_video(source, whole, Boiling(), options())
+    restore_video(source, whole, Flickering(), options())
     assert target.read_bytes() == whole.read_bytes()
 
 
@@ -154,9 +154,9 @@ def test_frames_with_alpha_resume_too(make_clip, tmp_path):
     source = make_clip("in.mkv", codec="ffv1", pix_fmt="yuva444p", frames=20, size=(96, 112))
     target, whole = tmp_path / "out.mov", tmp_path / "whole.mov"
     with pytest.raises(KeyboardInterrupt):
-        restore_video(source, target, Boiling(12), options())
-    assert restore_video(source, target, Boiling(), options(resume=True)).resumed == 8
-    restore_video(source, whole, Boiling(), options())
+        restore_video(source, target, Flickering(12), options())
+    assert restore_video(source, target, Flickering(), options(resume=True)).resumed == 8
+    restore_video(source, whole, Flickering(), options())
     assert target.read_bytes() == whole.read_bytes()
 
 
@@ -166,18 +166,18 @@ def test_a_run_with_other_memory_is_not_taken_up(pictures, tmp_path):
 
     def interrupt():
         with pytest.raises(KeyboardInterrupt):
-            restore_video(source / "%04d.png", target, Boiling(9), options())
+            restore_video(source / "%04d.png", target, Flickering(9), options())
 
     for other in (None, TemporalOptions(gain=0.5)):
         interrupt()
         again = options(resume=True, temporal=other)
-        summary = restore_video(source / "%04d.png", target, Boiling(), again)
+        summary = restore_video(source / "%04d.png", target, Flickering(), again)
         assert summary.resumed == 0
         assert "other" in summary.warnings[0]
     interrupt()
     state = next((tmp_path / ".out.mov.splatmend").glob("*.npz"))
     state.write_bytes(state.read_bytes()[:500])
-    summary = restore_video(source / "%04d.png", target, Boiling(), options(resume=True))
+    summary = restore_video(source / "%04d.png", target, Flickering(), options(resume=True))
     assert summary.resumed == 0
 
 

@@ -1,4 +1,4 @@
-"""Flicker is steadied; light, detail that only moves, and calm restorers are left alone."""
+"""Flicker is removed; light, moving detail and restorers without flicker are kept."""
 
 from itertools import pairwise
 
@@ -12,12 +12,12 @@ from splatmend.temporal.stabilizer.flicker import (
     broad,
     exceeding,
     is_light,
-    lasting,
     learn,
+    learn_persistence,
     noise_share,
 )
 
-from streams import SIZE, Boiling, Sharpening, clip, flicker, stream
+from streams import SIZE, Flickering, Sharpening, clip, flicker, stream
 
 
 def grain(seed, std):
@@ -83,8 +83,8 @@ def test_a_restorer_that_boils_little_is_left_more_to_itself():
     frames = clip(10)
     kept = []
     for strength in (0.002, 0.04):
-        alone = restore_frames(Boiling(strength), frames)
-        steady = stream(Boiling(strength)).restore(frames)
+        alone = restore_frames(Flickering(strength), frames)
+        steady = stream(Flickering(strength)).restore(frames)
         kept.append(flicker(steady[4:]) / flicker(alone[4:]))
     assert kept[1] < 0.45
     assert kept[0] > kept[1]
@@ -126,7 +126,7 @@ def test_the_past_lasts_while_it_is_as_near_as_the_last_picture():
     def after(astray, change, before, usual=0):
         past = np.full_like(error, before)
         for _ in range(30):
-            past = lasting(astray, change, np.full_like(error, usual), past)
+            past = learn_persistence(astray, change, np.full_like(error, usual), past)
         return past
 
     for before in (0, 1):
@@ -138,7 +138,8 @@ def test_the_past_lasts_while_it_is_as_near_as_the_last_picture():
         assert after(error / 80, 0 * error, before).min() > 0.4  # a twentieth of a level
         assert after(error, 0 * error, before).max() < 1e-4
         assert after(error, 0 * error, before, usual=6 / 255) == pytest.approx(1, abs=1e-4)
-    assert lasting(2 * error, error, 0 * error, np.ones_like(error)).min() > 0.5  # once is no habit
+    once = learn_persistence(2 * error, error, 0 * error, np.ones_like(error))
+    assert once.min() > 0.5  # once is not a habit
 
 
 @pytest.mark.parametrize(

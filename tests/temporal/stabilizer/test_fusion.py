@@ -1,4 +1,4 @@
-"""One step of the stabiliser: what is steadied, what is followed, what is left alone."""
+"""One step of the stabiliser: it removes flicker, follows change, keeps everything else."""
 
 import cv2
 import numpy as np
@@ -10,11 +10,11 @@ from splatmend.temporal.motion.cuts import is_cut
 from splatmend.temporal.stabilizer.fusion import (
     Past,
     Trust,
+    antialias_picture,
     carry,
     compare,
     fuse,
     revise,
-    steady_picture,
     trusted,
 )
 from splatmend.temporal.stabilizer.state import add_residual, look, place
@@ -42,9 +42,9 @@ def step(now, last, motion=None, options=OPTIONS):
     """`now` fused with what was carried to it, trusted everywhere."""
     carried, between = carry(last, motion)
     compared = compare(carried, between, now)
-    trust = Trust(np.ones_like(now.unrest), slice(0, 0), slice(0, 0))
-    steadied = steady_picture(now, carried, compared, trust, options)
-    return fuse(now, Past(steadied, carried, compared, trust), options)
+    trust = Trust(np.ones_like(now.usual_flicker), slice(0, 0), slice(0, 0))
+    antialiased = antialias_picture(now, carried, compared, trust, options)
+    return fuse(now, Past(antialiased, carried, compared, trust), options)
 
 
 def trust_in(last, motion, now, options=OPTIONS):
@@ -96,7 +96,7 @@ def test_without_gain_the_fresh_residual_is_kept():
     kept = step(now, memory(seen, noise(1)), options=options)
     assert np.allclose(kept.residual, now.residual, atol=1e-5)
     assert np.allclose(kept.residual_colors, now.residual_colors, atol=1e-5)
-    assert np.array_equal(kept.steadied, now.brightness)
+    assert np.array_equal(kept.antialiased, now.brightness)
 
 
 @pytest.mark.parametrize("blur", [0, 1.5])
@@ -126,7 +126,7 @@ def test_what_frames_agree_on_is_kept_and_reached():
         assert np.abs(getattr(reached, plane) - wanted).mean() < 0.02 * np.abs(wanted).mean()
 
 
-def test_contrast_that_flickers_is_steadied_and_one_that_stays_away_is_followed():
+def test_contrast_that_flickers_is_averaged_and_a_lasting_change_is_followed():
     detail, now = noise(0, blur=1.5), noise(0, blur=1.5)
     strengths = []
     for index in range(40):
@@ -145,14 +145,14 @@ def test_where_nothing_is_restored_any_more_nothing_is_left():
     assert np.abs(left.residual).max() < 1 / 255
 
 
-def test_the_steadied_picture_stays_within_what_is_seen():
+def test_the_antialiased_picture_stays_within_the_range_of_the_current_one():
     before, now = memory(picture(1), noise(0)), memory(picture(0), noise(0))
     kept = step(now, before, np.zeros((96, 128, 2), np.float32))
     around = np.ones((7, 7), np.uint8)  # 3 x 3, and as much again for the energy that is kept
     low, high = (f(now.brightness, around) for f in (cv2.erode, cv2.dilate))
-    assert (kept.steadied > low - 0.02).all()
-    assert (kept.steadied < high + 0.02).all()
-    assert not np.allclose(kept.steadied, now.brightness, atol=0.01)
+    assert (kept.antialiased > low - 0.02).all()
+    assert (kept.antialiased < high + 0.02).all()
+    assert not np.allclose(kept.antialiased, now.brightness, atol=0.01)
 
 
 def test_a_memory_moves_with_the_motion():
@@ -166,7 +166,7 @@ def test_a_memory_moves_with_the_motion():
     assert not between.any()
     inner, half = (slice(4, None), slice(8, None)), (..., slice(2, None), slice(4, None))
     for plane, part in (
-        ("brightness", inner), ("steadied", inner), ("residual", inner),
+        ("brightness", inner), ("antialiased", inner), ("residual", inner),
         ("colors", half), ("residual_colors", half),
     ):  # fmt: skip
         assert np.allclose(getattr(moved, plane)[part], getattr(now, plane)[part], atol=1e-5)
@@ -213,8 +213,8 @@ def test_every_row_forgets_in_its_turn(size):
         carried, between = carry(last, None)
         compared = compare(carried, between, now)
         trust = trusted(carried, compared, now, options)
-        steadied = steady_picture(now, carried, compared, trust, options)
-        kept = fuse(now, Past(steadied, carried, compared, trust), options)
+        antialiased = antialias_picture(now, carried, compared, trust, options)
+        kept = fuse(now, Past(antialiased, carried, compared, trust), options)
         forgot += (kept.residual == now.residual).all(1)
         colors_forgot += (kept.residual_colors == now.residual_colors).all((0, 2))
     assert (forgot == 1).all()
@@ -228,7 +228,7 @@ def test_place_keeps_what_both_boxes_show():
     before = memory(seen, noise(0, (128, 128)), alpha=alpha, age=5)
     moved = place(before, old, new, ground=(1, 0, 0))
     assert moved.age == 5
-    for plane in ("seen", "residual", "brightness", "steadied", "alpha"):
+    for plane in ("seen", "residual", "brightness", "antialiased", "alpha"):
         kept, whole = getattr(moved, plane), getattr(before, plane)
         assert kept.shape == (130, 192, *whole.shape[2:])
         assert kept.dtype == whole.dtype

@@ -9,7 +9,7 @@ import torch
 
 from splatmend.core import Frame, RestoreOptions, RestorerTraits
 from splatmend.temporal import Stream, TemporalOptions
-from splatmend.temporal.stabilizer.grid_offset import Anchor, restore_anchored
+from splatmend.temporal.stabilizer.grid_offset import GridOffset, restore_with_offset
 
 from streams import SIZE, alpha_clip, clip, colors, texture
 
@@ -49,16 +49,16 @@ def calm(frames):
 def test_what_is_drawn_moves_with_the_picture(motion):
     frames = calm(clip(12, motion=motion))
 
-    def unrest(answers):
+    def flickering(answers):
         inner = slice(8, -8)
         steps = pairwise(drawn(frames, answers))  # each frame shows what lay 2 right, 1 below
         return np.mean([np.abs(b[:-1, :-2] - a[1:, 2:])[inner, inner].mean() for a, b in steps])
 
-    at_rest = unrest(stream(anchor=False, gain=0.1).restore(frames))
-    assert unrest(stream(gain=0.1).restore(frames)) < 0.25 * at_rest
+    at_rest = flickering(stream(anchor=False, gain=0.1).restore(frames))
+    assert flickering(stream(gain=0.1).restore(frames)) < 0.25 * at_rest
 
 
-def test_without_memory_nothing_is_anchored():
+def test_without_memory_the_grid_stays():
     frames = clip(4)
     alone = [Stream(Lattice()).restore([f])[0] for f in frames]
     assert colors(stream(gain=0, input_gain=0).restore(frames)) == colors(alone)
@@ -88,34 +88,34 @@ def test_motion_counts_as_far_as_something_is_restored():
     motion, residual = np.zeros((96, 128, 2), np.float32), np.zeros((96, 128), np.float32)
     motion[:, :64], motion[:, 64:] = (3, -1), (50, 50)
     residual[:, :64] = -0.1
-    anchor = Anchor().along(motion, residual, GRID)
-    assert anchor == Anchor(3, GRID - 1)
+    offset = GridOffset().along(motion, residual, GRID)
+    assert offset == GridOffset(3, GRID - 1)
     motion[:20] = np.nan
-    assert anchor.along(motion, residual, GRID) == Anchor(6, GRID - 2)
-    assert anchor.along(motion, residual, 1) == Anchor()
-    assert anchor.along(motion, 0 * residual, GRID) == anchor
-    assert anchor.along(np.full_like(motion, np.inf), residual, GRID) == anchor
+    assert offset.along(motion, residual, GRID) == GridOffset(6, GRID - 2)
+    assert offset.along(motion, residual, 1) == GridOffset()
+    assert offset.along(motion, 0 * residual, GRID) == offset
+    assert offset.along(np.full_like(motion, np.inf), residual, GRID) == offset
 
 
 def test_a_ground_at_rest_keeps_the_grid_from_a_head_that_moves():
     motion, residual = np.zeros((96, 128, 2), np.float32), np.ones((96, 128), np.float32)
     motion[:40] = 5, -3
-    assert Anchor(1, 2).along(motion, residual, 8) == Anchor(1, 2)
+    assert GridOffset(1, 2).along(motion, residual, 8) == GridOffset(1, 2)
     residual[40:] = 0.4  # and the head moves it where more is restored there
-    assert Anchor(1, 2).along(motion, residual, 8) == Anchor(6, 7)
+    assert GridOffset(1, 2).along(motion, residual, 8) == GridOffset(6, 7)
 
 
 def test_slow_motion_leaves_the_grid_at_rest():
-    anchor, motion = Anchor(), np.full((96, 128, 2), (0.45, -1.2), np.float32)
+    offset, motion = GridOffset(), np.full((96, 128, 2), (0.45, -1.2), np.float32)
     for _ in range(10):
-        anchor = anchor.along(motion, np.ones((96, 128), np.float32), GRID)
-    assert anchor == Anchor(0, GRID - 10)
+        offset = offset.along(motion, np.ones((96, 128), np.float32), GRID)
+    assert offset == GridOffset(0, GRID - 10)
 
 
 @pytest.mark.parametrize("size", [(96, 128), (5, 3), (1, 1)])
 def test_pictures_of_any_size_keep_it(size):
     rgb = torch.full((1, 3, *size), 0.5)
-    laid = restore_anchored(Lattice(), rgb, Anchor(13, 7), RestoreOptions())
+    laid = restore_with_offset(Lattice(), rgb, GridOffset(13, 7), RestoreOptions())
     large = Lattice()(torch.full((1, 3, size[0] + GRID, size[1] + GRID), 0.5))
     assert torch.equal(laid, large[..., 7 : 7 + size[0], 13 : 13 + size[1]])
 

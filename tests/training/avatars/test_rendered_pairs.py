@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from splatmend.training.avatars.rendered_pairs import bend, draw_damage
+from splatmend.training.avatars.rendered_pairs import bend, degrade_avatar
 from splatmend.training.gaussians.ply import read_ply
 
 
@@ -13,7 +13,7 @@ def test_every_kind_of_damage_leaves_sound_splats(plate: Path) -> None:
     splats = read_ply(plate)
     sizes = set()
     for seed in range(25):
-        damaged = draw_damage(splats, np.random.default_rng(seed))
+        damaged = degrade_avatar(splats, np.random.default_rng(seed))
         assert all(value.isfinite().all() for value in vars(damaged).values())
         sizes.add(len(damaged))
     assert len(splats) in sizes  # moved or faded

@@ -15,11 +15,10 @@ from splatmend.training.data.camera_paths import View, look, move
 from splatmend.training.data.portraits import Portrait, load_portraits
 from splatmend.training.data.sequences import (
     Flicker,
-    SequencePair,
+    degrade_splatted,
     draw_flicker,
     draw_sequence_batch,
     flicker,
-    record,
     view_flow,
 )
 from splatmend.training.degradations.recipes import Recipe
@@ -158,43 +157,31 @@ def test_without_flicker_the_gaussians_stay_as_they_are(face: np.ndarray) -> Non
 def test_kinds_of_flicker() -> None:
     drawn = [draw_flicker(torch.Generator().manual_seed(seed)) for seed in range(300)]
     assert 15 < sum(f == Flicker() for f in drawn) < 50
-    assert 25 < sum(f.boil for f in drawn) < 70
+    assert 25 < sum(f.redraw for f in drawn) < 70
 
 
 def test_only_noise_is_new_in_every_frame() -> None:
     clean = torch.rand(1, 3, 48, 48).expand(3, -1, -1, -1)
     splatted = clean * 0.5
     steady = Recipe(blur_sigma=0.8, floater_count=3, patchiness=0.8, amount=0.7, jpeg_quality=70)
-    frames = record(splatted, clean, steady, torch.Generator().manual_seed(3))
+    frames = degrade_splatted(splatted, clean, steady, torch.Generator().manual_seed(3))
     assert torch.equal(frames[0], frames[1])
     assert torch.equal(frames[0], frames[2])
     assert not torch.equal(frames[0], clean[0])
     noisy = replace(steady, noise=0.01, jpeg_quality=0)
-    frames = record(splatted, clean, noisy, torch.Generator().manual_seed(3))
+    frames = degrade_splatted(splatted, clean, noisy, torch.Generator().manual_seed(3))
     assert (frames[0] - frames[1]).std() == pytest.approx(0.014, rel=0.2)
 
 
 def test_nothing_done_is_nothing_changed() -> None:
     clean = torch.rand(3, 3, 16, 16)
-    assert torch.equal(record(clean, clean, Recipe(), torch.Generator()), clean)
-
-
-def test_sources_get_their_share(portraits: list[Portrait]) -> None:
-    class Black:
-        def draw(self, rng: np.random.Generator, *, frames: int, crop: int) -> SequencePair:  # noqa: ARG002
-            black = torch.zeros(frames, 3, crop, crop)
-            held = torch.ones(frames - 1, 1, crop, crop, dtype=torch.bool)
-            return SequencePair(black, black, torch.zeros(frames - 1, 2, crop, crop), held)
-
-    clean = draw(portraits, batch=40, frames=2, crop=32, sources=[Black()], share=0.25)[1]
-    assert 3 <= sum(not sequence.any() for sequence in clean) <= 18
-    assert not draw([], sources=[Black()])[1].any()
+    assert torch.equal(degrade_splatted(clean, clean, Recipe(), torch.Generator()), clean)
 
 
 def test_what_cannot_be_drawn_is_refused(portraits: list[Portrait]) -> None:
     with pytest.raises(InputError, match="at least 2 frames"):
         draw(portraits, frames=1)
-    with pytest.raises(InputError, match="0 portraits and 0 sources"):
+    with pytest.raises(InputError, match="and 0 portraits"):
         draw([])
 
 

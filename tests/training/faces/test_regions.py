@@ -203,7 +203,7 @@ def test_a_folder_that_is_no_face_parser_is_refused(segformer: Path) -> None:
     config = json.loads((segformer / "config.json").read_text())
     config["id2label"]["13"] = "wall"
     (segformer / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="is no face parser: it lacks the label 'hair'"):
+    with pytest.raises(CheckpointError, match="is not a face parser: it lacks the label 'hair'"):
         SegformerParser(segformer)
 
 

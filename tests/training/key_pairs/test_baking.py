@@ -1,6 +1,7 @@
 """`splatmend references`: poses that help most, key pairs of both avatars, files as others read."""
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -59,9 +60,16 @@ def test_from_two_avatars_to_key_pairs(
     out = tmp_path / "keys"
     words = [*map(str, avatars), str(out), *SMALL]
     main(words)
-    said = capsys.readouterr().out
+    said, stages = capsys.readouterr()
     assert said.startswith("0000: yaw +0.0, pitch +0.0: PSNR of all 9 poses ")
     assert f"--keys {out / 'renders'}:{out / 'photos'}" in said
+    assert f"splatmend serve --references {out}\n" in said
+    assert [line for line in stages.splitlines() if line.startswith("stage")] == [
+        "stage 1 of 3: 18 renders of 112 x 96 pixels, to choose by",
+        "stage 2 of 3: up to 3 of 9 poses; the first is the frontal one",
+        "stage 3 of 3: 6 renders of 112 x 96 pixels",
+    ]
+    assert re.search(r"\d+ trials of one key on one view, then 2 keys .*: about \d+ s more", stages)
     pairs = read_pairs(out / "renders", out / "photos")
     assert (len(pairs), pairs.kind) == (3, "pairs")
     assert all(pair.picture.shape == (96, 112, 3) for pair in pairs)

@@ -110,7 +110,7 @@ def test_what_is_no_run_of_the_same_network_is_refused(
         (other, weights, "another shape"),
         (unknown, weights, "shape that this release does not know.*'wings'"),
         (header, {n: v for n, v in weights.items() if n != name}, "another shape"),
-        (header, weights | {name: weights[name] * torch.nan}, f"numbers that are none in {name}"),
+        (header, weights | {name: weights[name] * torch.nan}, f"NaN or infinity in {name}"),
     )
     for number, (head, state, message) in enumerate(wrong):
         bad, out = tmp_path / f"bad{number}.safetensors", tmp_path / f"out{number}.safetensors"

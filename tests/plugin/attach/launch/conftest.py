@@ -17,7 +17,7 @@ from rasterizers import GSPLAT_RENDERING, INRIA, negative
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with stand-ins, on sys.path; what is imported from it is forgotten again."""
+    """Make a folder of stand-ins on sys.path; forget its modules afterwards."""
     (tmp_path / "diff_gaussian_rasterization.py").write_text(INRIA)
     fork = tmp_path / "diff_surfel_rasterization"
     fork.mkdir()
@@ -53,7 +53,7 @@ def patched(modules: Path) -> Iterator[Callable[..., Patches]]:
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
-    """What a script changes is put back; returns what would run at the exit."""
+    """Undo a script's changes; return the functions registered for the exit."""
     at_exit: list[Callable[[], None]] = []
 
     def register(function: Callable[..., None], *arguments: Any) -> None:

@@ -17,7 +17,7 @@ from splatmend.plugin.client import ClientOptions
 
 from rasterizers import INRIA, SIZE, gsplat, inria, negative
 
-# What is patched
+# Patched functions
 
 
 @pytest.mark.parametrize("name", ["diff_gaussian_rasterization", "diff_surfel_rasterization"])
@@ -87,7 +87,7 @@ def test_further_rasterizers_by_name(chw, patched, modules, caplog) -> None:
         assert torch.equal(module.render(1)[0], 1 - raw[0])
     assert patches.patched == ["mine.render"]
     assert "mine has no function or class absent" in caplog.text
-    with pytest.raises(InputError, match=r"'mine' names no rasterizer: use package\.module:Name"):
+    with pytest.raises(InputError, match=r"'mine' is not a rasterizer: use package\.module:Name"):
         Patches(negative, more=["mine"])
 
 
@@ -125,7 +125,7 @@ def test_gradients_leave_all_as_it_is(patched) -> None:
     assert not patches.counts
 
 
-# What is taken for a picture
+# Results that count as pictures
 
 
 @pytest.mark.parametrize(

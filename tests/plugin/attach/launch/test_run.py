@@ -170,9 +170,23 @@ def test_what_cannot_be_run(arguments, message) -> None:
         main(arguments)
 
 
-@pytest.mark.parametrize("arguments", [[], ["--colours", "sh", "x.py"], ["--mode", "ordered"]])
-def test_wrong_options(arguments, capsys) -> None:
-    with pytest.raises(SystemExit) as ended:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: SCRIPT; see splatmend run --help"),
+        (["-m"], "required: SCRIPT"),
+        (["--colours", "sh", "x.py"], "--colours; did you mean --colors"),
+        (["--mode", "ordered"], "--mode: 'ordered' is not one of latest, sync"),
+        (["--deadline-ms", "soon", "x.py"], "--deadline-ms: could not convert string to float"),
+    ],
+)
+def test_wrong_options(arguments, message) -> None:
+    with pytest.raises(InputError, match=message):
         main(arguments)
-    assert ended.value.code == 2
-    assert "usage: splatmend run" in capsys.readouterr().err
+
+
+def test_all_after_the_script_is_its_own(tmp_path, capsys) -> None:
+    path = str(script(tmp_path, "import sys; print(sys.argv[1:])"))
+    words = ["-m", "--url", "--", "--help", "--no-temporal", "--"]
+    assert main(["--url=tcp://127.0.0.1:1", "--no-temporal", path, *words]) == 0
+    assert capsys.readouterr().out == f"{words}\n"

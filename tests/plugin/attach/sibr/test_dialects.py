@@ -1,4 +1,4 @@
-"""What goes over the wire: requests, cameras, lengths, code."""
+"""Bytes on the wire: requests, cameras, lengths, code."""
 
 import json
 import math
@@ -101,7 +101,7 @@ def test_a_camera_that_makes_no_sense_is_left_out(changes: dict[str, Any]) -> No
 
 
 def fed(steps: Generator[int, Any, Any], stream: bytes) -> tuple[Any, bytes]:
-    """What a reader returns, and the bytes that it left."""
+    """Return a reader's result and the bytes that it left."""
     wanted = next(steps)
     while True:
         assert 0 < wanted <= len(stream)

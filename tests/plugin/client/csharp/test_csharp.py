@@ -56,7 +56,7 @@ def held(stack: ExitStack) -> Iterator[Held]:  # noqa: ARG001 servers stop after
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The client and its driver as one program; warnings are errors."""
+    """Compile the client and its driver to one program; warnings are errors."""
     compiler = shutil.which("mcs")
     if compiler is None or shutil.which("mono") is None:
         reason = "needs Mono: apt-get install --no-install-recommends mono-mcs mono-runtime"
@@ -118,7 +118,7 @@ def test_invalid_vectors(driver: Driver) -> None:
 
 
 def spoilt(header: bytes, dice: random.Random) -> bytes:
-    """A header with one to three bytes or pieces changed."""
+    """Change one to three bytes or pieces of a header."""
     data = bytearray(header)
     pieces = (
         *(b"0", b"9" * 30, b"-", b"1.", b"1e999", b"0.1e-3", b"null", b"true", b"{}", b"[[]]"),
@@ -132,7 +132,7 @@ def spoilt(header: bytes, dice: random.Random) -> bytes:
 
 
 def as_encoded(header: Any) -> Any:
-    """What `encode` changes in a message that it passes on."""
+    """Return a message with the changes that `encode` makes."""
     if "msg" in header:
         header["msg"] = " ".join(header["msg"].split())
     if "srv_ms" in header:
@@ -142,7 +142,7 @@ def as_encoded(header: Any) -> Any:
 
 @pytest.mark.slow
 def test_it_takes_and_refuses_what_the_server_does(driver: Driver) -> None:
-    """Both parsers, given the same damaged messages, agree on each."""
+    """Feeds both parsers the same damaged messages; they agree on each."""
     dice = random.Random(5)
     verdicts = set()
     for _ in range(4000):
@@ -202,7 +202,7 @@ def test_a_viewer_never_waits_and_shows_the_newest(
         assert (done["shown"] >= 1, done["wrong"], done["raw"]) == (True, 0, 0)
     counts = driver.figures("counts")
     assert counts["superseded"] > counts["restored"] >= 5
-    assert driver.figures("flow 20 5 cut")["shown"] == 0  # none is what was asked for last
+    assert driver.figures("flow 20 5 cut")["shown"] == 0  # none is from after the cut
     before = restored_by(driver)
     held.let_go()
     until(lambda: restored_by(driver) > before)
@@ -261,7 +261,7 @@ def test_without_a_server_frames_stay_as_they_are(driver: Driver) -> None:
 
 
 def test_a_silent_listener_does_no_harm(driver: Driver, stack: ExitStack) -> None:
-    """It takes connections and never says welcome."""
+    """Uses a server that takes connections and never says welcome."""
     silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     driver(f"open {silent.getsockname()[1]} sync 600000")
     accepted, _ = silent.accept()

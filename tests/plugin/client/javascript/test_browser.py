@@ -61,7 +61,7 @@ def packages() -> Path:
 
 @pytest.fixture(scope="module")
 def viewer(site: tuple[Path, str], packages: Path) -> tuple[Path, str]:
-    """The same with PlayCanvas and an avatar."""
+    """Add PlayCanvas and an avatar to the folder."""
     folder, _ = site
     (folder / "node_modules").symlink_to(packages / "node_modules")
     write_ply(folder / "avatar.ply", a_head(6000))
@@ -171,7 +171,7 @@ new Promise((resolve, reject) => {
 
 
 def pixels(data: str) -> Any:
-    """(h, w, 4) uint8, top row first."""
+    """Return a picture (h, w, 4), uint8, top row first."""
     return np.frombuffer(base64.b64decode(data), np.uint8).reshape(SIDE, SIDE, 4)[::-1]
 
 
@@ -217,7 +217,7 @@ def test_a_public_viewer_is_restored_on_its_page(browser, put, compact) -> None:
 
 
 def test_the_example_of_a_light_avatar(browser, viewer, dimmer) -> None:
-    """Of two canvases of one size the named one is mended."""
+    """Mends the named one of two canvases of one size."""
     folder, origin = viewer
     address = dimmer[1].gateway.addresses["ws"]
     page = EXAMPLE.read_text().replace("127.0.0.1:7880", address)
@@ -297,7 +297,7 @@ def test_the_overlay_lies_on_the_picture_for_as_long_as_it_stays(browser, put, d
         f"(() => {{ const box = canvas.getBoundingClientRect(); return {middle} === canvas }})()"
     )
     assert browser.evaluate(mouse), "the mouse gets through"
-    # what is drawn elsewhere is no picture
+    # a drawing elsewhere is not a picture
     browser.evaluate(
         "(gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer()), drawOnce())"
         ".then(() => gl.bindFramebuffer(gl.FRAMEBUFFER, null))"
@@ -326,7 +326,7 @@ def test_the_overlay_follows_server_page_and_reader(browser, put, dimmer) -> Non
     assert browser.evaluate("[splatmend.state, splatmend.visible]") == ["off", False]
     browser.evaluate("splatmend.toggle()")
     wait_for(browser, "splatmend.visible")
-    # another canvas, larger, takes over; what is gone is let go
+    # another canvas, larger, takes over; a removed one is released
     browser.evaluate("""{
       const large = document.body.appendChild(document.createElement("canvas"));
       large.style.cssText = "width: 400px; height: 300px";

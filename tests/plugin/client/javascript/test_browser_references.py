@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def gateway(site: tuple[Path, str]) -> Iterator[str]:
-    """host:port of a server that has a set called anna."""
+    """Start a server with a set called anna; return its host:port."""
     sets = ReferenceSets({"anna": References([Reference(picture=person(1))])})
     listening = GatewayOptions(ws="127.0.0.1:0", origins=(site[1],))
     options = ServerOptions(urls=("tcp://127.0.0.1:0",), gateway=listening, references=sets)
@@ -27,7 +27,7 @@ def gateway(site: tuple[Path, str]) -> Iterator[str]:
 
 
 def test_pictures_of_the_page_are_sent(site, browser, put, gateway) -> None:
-    """One that is too large is shrunk: the server would refuse it."""
+    """Shrinks a picture that is too large, because the server would refuse it."""
     (site[0] / "small.png").write_bytes(file_of(person(1)))
     (site[0] / "large.jpg").write_bytes(file_of(person(1, 2100), ".jpg"))
     (site[0] / "other.webp").write_bytes(file_of(person(1), ".webp"))
@@ -53,7 +53,7 @@ def test_a_set_is_named(browser, put, gateway) -> None:
         ("http://localhost:1/photo.jpg", "references must come from the page's own origin"),
         ("//example.invalid/photo.jpg", "put a copy beside the page"),
         ("/absent.jpg", "cannot be fetched: 404"),
-        ("/canvas.html", "is no picture that the browser can read"),
+        ("/canvas.html", "is not a picture that the browser can read"),
     ],
 )
 def test_what_cannot_be_used_is_said_and_frames_go_on(

@@ -265,7 +265,7 @@ def test_what_cannot_be_used_is_said_at_once() -> None:
 
 @pytest.fixture
 def photos(tmp_path) -> list[str]:
-    """A PNG and a JPEG."""
+    """Make a PNG and a JPEG."""
     paths = [tmp_path / "one.png", tmp_path / "two.jpg"]
     for path in paths:
         path.write_bytes(file_of(person(1), path.suffix))
