@@ -51,7 +51,7 @@ def load_adapter(path: Path, base: Mapping[str, Tensor]) -> Lora:
     if header.architecture != _ARCHITECTURE:
         raise CheckpointError(
             f"{path} holds a {header.architecture!r}, not an adapter of compact: "
-            f"`splatmend train --pairs ... --rank 8` makes one"
+            f"`splatmend fit` or `splatmend train-adapter` makes one"
         )
     try:
         made_for, rank = str(header.config["base"]), int(header.config["rank"])
