@@ -48,7 +48,7 @@ def load_restorer(
             CPU if there is none.
         base: for turbo only: the folder of SD-Turbo, or "download"; without it, the folder
             that SPLATMEND_SD_TURBO names, or the hub's cache.
-        adapter: for compact only: a personal adapter from `splatmend train --rank`.
+        adapter: for compact only: a personal adapter from `splatmend fit` or `train-adapter`.
 
     Raises:
         UnknownModelError: neither a known name nor a file.
