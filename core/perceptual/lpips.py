@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from splatmend.core.errors import CheckpointError
+from splatmend.core.errors import CheckpointError, ModelError
 from splatmend.core.perceptual.feature_math import square_distance, unit_length
 
 __all__ = ["Backbone", "Lpips", "Perceptual", "load_lpips"]
 
 Backbone = Literal["vgg", "alex"]
+_NAMES = {"vgg": "VGG", "alex": "AlexNet"}
 
 
 class Perceptual(Protocol):
@@ -102,10 +103,17 @@ def load_lpips(
 
     Raises:
         CheckpointError: the folder lacks the file.
+        ModelError: the hub cannot be reached.
     """
     file = None if folder is None else folder / f"lpips_{backbone}_features.fp16.safetensors"
     if file is not None and not file.exists():
         raise CheckpointError(
             f"no file {file}: --lpips-weights must name a folder with both backbones"
         )
-    return Lpips(backbone, file).to(device)
+    try:
+        return Lpips(backbone, file).to(device)
+    except OSError as error:  # no network, or no room for the download
+        raise ModelError(
+            f"the weights of LPIPS ({_NAMES[backbone]}) cannot be downloaded ({error}): give "
+            f"--lpips-weights a folder with them"
+        ) from error

@@ -120,7 +120,7 @@ class Measures:
                     raise
                 lacking.append(f"left out: {error}")
                 wanted -= part.names
-        self.remark = "; ".join(lacking) or None
+        self.remark = "; ".join(dict.fromkeys(lacking)) or None
         self.names = tuple(n for n in METRICS if n in wanted)
 
     @torch.inference_mode()

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from splatmend.core.errors import InputError
+from splatmend.core.errors import InputError, ModelError
 from splatmend.core.perceptual.lpips import Backbone, load_lpips
 from splatmend.core.restore.registry import fast_dtype
 from splatmend.training.config import TrainConfig
@@ -31,7 +31,6 @@ _TERMS: Mapping[Backbone, Sequence[str]] = {
     "alex": ("lpips_alex",),
     "vgg": ("lpips_vgg", "gram", "dists", "adversarial"),
 }
-_NAMES: Mapping[Backbone, str] = {"alex": "AlexNet", "vgg": "VGG"}
 _CACHED: Mapping[Backbone, str] = {
     "alex": "alexnet-owt-7be5be79.pth",
     "vgg": "vgg16-397923af.pth",
@@ -89,13 +88,10 @@ def leave_out_absent_lpips(config: TrainConfig) -> tuple[TrainConfig, list[str]]
             continue
         try:
             load_lpips(backbone, None)
-        except OSError as error:
+        except ModelError as error:
             config = replace(config, loss=replace(config.loss, **dict.fromkeys(wanted, 0.0)))
             flags = ", ".join(f"loss.{name.replace('_', '-')}" for name in wanted)
-            said.append(
-                f"{flags} -> 0: the weights of {_NAMES[backbone]} cannot be downloaded ({error}); "
-                f"give --lpips-weights a folder with them"
-            )
+            said.append(f"{flags} -> 0: {error}")
     return config, said
 
 

@@ -1,11 +1,12 @@
 from pathlib import Path
+from urllib.error import URLError
 
 import lpips
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from splatmend.core import CheckpointError
+from splatmend.core import CheckpointError, ModelError
 from splatmend.core.perceptual.lpips import load_lpips
 
 
@@ -30,3 +31,12 @@ def test_weights_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     (tmp_path / "lpips_alex_features.fp16.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="is not a safetensors backbone"):
         load_lpips("alex", tmp_path)
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr("splatmend.core.perceptual.lpips.Lpips", unreachable)
+    with pytest.raises(ModelError, match=r"AlexNet.*no network.*--lpips-weights a folder"):
+        load_lpips("alex", None)

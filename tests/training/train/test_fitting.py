@@ -10,6 +10,7 @@ import torch
 
 from splatmend.core import InputError
 from splatmend.core.checkpoint import load_checkpoint
+from splatmend.core.perceptual import lpips
 from splatmend.training import LossWeights, TrainConfig
 from splatmend.training.train import fitting
 from splatmend.training.train.commands import adapter_main, compact_main
@@ -102,7 +103,7 @@ def test_without_weights_of_lpips_its_terms_are_left_out(
     def unreachable(*_: object) -> None:
         raise URLError("no network")
 
-    monkeypatch.setattr(fitting, "load_lpips", unreachable)
+    monkeypatch.setattr(lpips, "Lpips", unreachable)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     config = TrainConfig(faces=(tmp_path,))
     left, said = leave_out_absent_lpips(config)
