@@ -101,6 +101,6 @@ def test_what_changed_stays_the_frames(
     elsewhere = (oval > 0) & (cv2.dilate(changed.astype(np.uint8), np.ones((25, 25))) == 0)
     guide = Guide(References([Reference(picture=reference)]))
     alone, guided = (restored(restorer, frame, given) for given in (None, guide))
-    assert apart(guided, alone, changed) < 0.1 * apart(reference, frame, changed)
+    assert apart(guided, alone, changed) < 0.05 * apart(reference, frame, changed)
     assert apart(guided, truth, elsewhere) < 0.4 * apart(alone, truth, elsewhere)
     assert guide.fit.unfit == 0
