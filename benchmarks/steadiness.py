@@ -1,153 +1,282 @@
-"""Flicker and quality with the stabiliser: a moving portrait of splats that tremble.
+"""Flicker, detail and ghosts with the stabiliser, on clips of known truth (time_clips.py).
 
-    python benchmarks/steadiness.py --lpips-weights WEIGHTS [portrait.jpg ...] [--estimate]
+    python benchmarks/steadiness.py --data DATA --lpips-weights WEIGHTS [--portraits NAME ...]
+        [--clips trembles ...] [--pictures FOLDER]
 
-Each portrait (by default scikit-image's astronaut) becomes 2-D Gaussians that move along the
-demo's path. They stick to the head in one clip and tremble in another. Trembling Gaussians change
-their positions, order, colours and presence in each frame. compact restores both clips, frame by
-frame and with the stabiliser, which gets the exact motion or estimates it.
+Each row is a way to restore a clip by compact: the input, each frame alone, forty lines of OpenCV
+(`Plain`), the stabiliser without one of its memories, and the whole. Columns, after the first
+frames, in which the stabiliser learns:
 
-It prints the warping error along the exact motion, in levels of 255, and the change of its excess
-over the true clip's own. It also prints LPIPS (AlexNet) averaged over four offsets on AlexNet's
-grid, PSNR and lag. The first frames, in which the stabiliser learns, do not count.
+    warp    warping error along the motion, over the truth's own
+    change  error of the change along the motion, over that of frames alone
+    LPIPS   AlexNet
+    fine    energy of the finest detail, over the truth's and over that of frames alone
+    PSNR    dB
+    event   error where the truth changed within two frames, over that of frames alone; and its
+            worst frame
+    lag     frames
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
-from reference_setup import Picture, option_parser, read_picture
-from skimage.data import astronaut
+from numpy.typing import NDArray
+from reference_setup import Picture, option_parser
+from time_clips import (
+    STICKS,
+    TREMBLES,
+    Clip,
+    blinking,
+    covering,
+    cutting,
+    fading,
+    flashing,
+    portrait,
+    portrait_clip,
+    shading,
+    talking_head,
+    turning_avatar,
+    without_motion,
+)
 
 from splatmend.core import (
     Frame,
     Restorer,
-    from_tensor,
     keep_freed_memory,
     load_restorer,
     restore_frames,
     to_tensor,
 )
-from splatmend.core.perceptual.lpips import Lpips, Perceptual, load_lpips
-from splatmend.temporal import Stream, TemporalMeasures, load_flow
-from splatmend.training import CameraPath, SplatOptions
-from splatmend.training.data.camera_paths import look, move
-from splatmend.training.data.sequences import Flicker, flicker, view_flow
-from splatmend.training.degradations.resplatting import normalize, place, rasterize
+from splatmend.core.perceptual.lpips import Lpips, load_lpips
+from splatmend.temporal import Stream, TemporalOptions
+from splatmend.temporal.measures.accumulators import LagMeter
+from splatmend.training import CameraPath
 
-SIDE, LEARNING, LOOP = 512, 4, 48
-DAMAGE = SplatOptions(spacing=2.6, detail=1.1, spread=0.65, hardness=0.6, anisotropy=0.4)
-KINDS = {"sticks": Flicker(), "trembles": Flicker(jitter=0.12, order=0.6, color=0.01, drop=0.07)}
+LEARNING, COUNT = 4, 24
+EYES = [(192, 240), (320, 240)]
+Float = NDArray[np.float32]
+Answer = Callable[[Frame], Frame]
 
 
-class FromAnyPixel:
-    """LPIPS averaged over crops, because AlexNet's grid of 4 pixels prefers aligned detail.
+class Plain:
+    """The yardstick: both memories in forty lines, without the rest of the stabiliser."""
 
-    Detail of compact is aligned with this grid in single frames, but not where its own grid moves
-    with the head.
-    """
+    def __init__(self, restorer: Restorer) -> None:
+        self.restorer = restorer
+        self.search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self.last: tuple[Picture, Float, Float, Float] | None = None
 
-    places = ((0, 0), (1, 2), (2, 1), (3, 3))
+    def __call__(self, frame: Frame) -> Frame:
+        (alone,) = restore_frames(self.restorer, [frame])
+        now = _levels(frame.color)
+        shown, residual = now, _levels(alone.color) - now
+        usual = np.zeros(now.shape[:2], np.float32)
+        if self.last is not None:
+            color, past, past_residual, past_usual = self.last
+            flow = self.search.calc(_gray(frame.color), _gray(color), None)
+            change = cv2.blur(np.abs(moved(_levels(color), flow) - now).mean(2), (5, 5))
+            if change.mean() < 0.12:  # else a cut
+                usual = moved(past_usual, flow)
+                trust = np.exp(-np.maximum(change - 2 * usual, 0) / 0.05)[..., None]
+                usual += 0.15 * (np.minimum(change, 8 / 255) - usual)
+                square = np.ones((3, 3), np.uint8)
+                kept = np.clip(
+                    moved(past, flow, cv2.INTER_CUBIC),
+                    cv2.erode(now, square),
+                    cv2.dilate(now, square),
+                )
+                shown = now + 0.8 * trust**4 * (kept - now)
+                residual = residual + 0.9 * trust * (moved(past_residual, flow) - residual)
+        self.last = (frame.color, shown, residual, usual)
+        answer = np.clip((shown + residual) * 255 + 0.5, 0, 255).astype(np.uint8)
+        return frame.with_color(answer)
 
-    def __init__(self, lpips: Lpips) -> None:
-        self.lpips = lpips
 
-    def features(self, rgb: torch.Tensor) -> list[torch.Tensor]:
-        height, width = (side - 3 for side in rgb.shape[-2:])
-        crops = [rgb[..., y : y + height, x : x + width] for y, x in self.places]
-        return self.lpips.features(torch.cat(crops))
+def ways(restorer: Restorer) -> dict[str, Answer]:
+    """Name the rows and the calls that restore one frame after the other."""
 
-    def distance(
-        self, ours: Sequence[torch.Tensor], target: Sequence[torch.Tensor]
-    ) -> torch.Tensor:
-        return self.lpips.distance(ours, target).mean(0, keepdim=True)
+    def stream(**options: float) -> Answer:
+        memory = Stream(restorer, None, TemporalOptions(**options))
+        return lambda frame: memory.restore([frame])[0]
+
+    return {
+        "input": lambda frame: frame,
+        "alone": lambda frame: restore_frames(restorer, [frame])[0],
+        "forty lines": Plain(restorer),
+        "no input memory": stream(input_gain=0),
+        "no residual memory": stream(gain=0),
+        "whole": stream(),
+    }
+
+
+def clips(data: Path, names: Sequence[str]) -> Iterator[tuple[str, Callable[[], Clip]]]:
+    """Yield the clips by name, to be made one at a time."""
+    for index, name in enumerate(names):
+        pair = [portrait(data / "faces" / f"{n}.jpg") for n in (name, names[index - 1])]
+        for kind, make in portrait_clips(*pair).items():
+            yield f"{name[:12]} {kind}", partial(estimated, make)
+            if kind in ("sticks", "trembles"):
+                yield f"{name[:12]} {kind}, exact", make
+    for avatar in ("james", "status"):
+        files = data / "avatars" / avatar
+        turn = partial(turning_avatar, files / "avatar.ply", files / "avatar_d25.ply", COUNT)
+        yield f"{avatar} turn", partial(estimated, turn)
+        yield f"{avatar} turn, exact", turn
+    for first in (20, 96):
+        yield f"talk {first}", partial(talking_head, data, first, COUNT)
+
+
+def portrait_clips(
+    one: tuple[Picture, CameraPath], other: tuple[Picture, CameraPath]
+) -> dict[str, Callable[[], Clip]]:
+    """Name the clips of a portrait; the cut goes to another one."""
+    picture, path = one
+    trembling = partial(portrait_clip, picture, path, TREMBLES, COUNT)
+    return {
+        "sticks": partial(portrait_clip, picture, path, STICKS, COUNT),
+        "trembles": trembling,
+        "static": partial(trembling, still=True),
+        "fade": lambda: fading(trembling()),
+        "shadow": lambda: shading(trembling()),
+        "flash": lambda: flashing(trembling()),
+        "cut": lambda: cutting(trembling(), portrait_clip(*other, TREMBLES, COUNT)),
+        "blink": lambda: blinking(picture, path, EYES, COUNT),
+        "hand": lambda: covering(trembling(), picture),
+    }
+
+
+def estimated(make: Callable[[], Clip]) -> Clip:
+    return without_motion(make())
+
+
+@dataclass
+class Judge:
+    """Measures of clips against one truth."""
+
+    clip: Clip
+    lpips: Lpips
+
+    def __post_init__(self) -> None:
+        search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        truth = self.clip.truth
+        self.flows = [search.calc(_gray(b), _gray(a), None) for a, b in pairwise(truth)]
+        self.steps = [self.step(truth, i) for i in range(1, len(truth))]
+        self.usable = [np.abs(step).mean(-1) < 25 for step in self.steps]
+
+    def step(self, pictures: Sequence[Picture], index: int) -> Float:
+        """Return the change of a clip along the motion, up to frame `index`, in levels."""
+        last = moved(pictures[index - 1].astype(np.float32), self.flows[index - 1])
+        return pictures[index] - last
+
+    def __call__(self, ours: Sequence[Picture], alone: Sequence[Picture]) -> dict[str, float]:
+        truth, late = self.clip.truth, range(LEARNING + 1, len(ours))
+        warp, own, change, change_alone, events = [], [], [], [], []
+        lag = LagMeter()
+        for i in late:
+            step, usable, true = self.step(ours, i), self.usable[i - 1], self.steps[i - 1]
+            warp.append(np.abs(step).mean(-1)[usable].mean())
+            own.append(np.abs(true).mean(-1)[usable].mean())
+            change.append(np.abs(step - true).mean())
+            change_alone.append(np.abs(self.step(alone, i) - true).mean())
+            lag.add(*(to_tensor([p[i]])[0] for p in (ours, truth)))
+            new = cv2.dilate(_changed(truth[i - 2], truth[i]), np.ones((9, 9), np.uint8)) > 0
+            if new.sum() > 300:
+                events.append(
+                    [np.abs(p[i] - truth[i].astype(float))[new].mean() for p in (ours, alone)]
+                )
+        errors = [np.square(a.astype(float) - b).mean() for a, b in zip(ours, truth, strict=True)]
+        energy, true_energy, alone_energy = (
+            sum(_fine(p).mean() for p in pictures[LEARNING:]) for pictures in (ours, truth, alone)
+        )
+        found = {
+            "change": np.mean(change) / np.mean(change_alone),
+            "LPIPS": self.distance(ours),
+            "fine": energy / true_energy,
+            "of alone": energy / alone_energy,
+            "PSNR": 10 * np.log10(65025 / np.array(errors[LEARNING:])).mean(),
+            "lag": lag.offset or 0,
+        }
+        if np.mean(own) > 0.01:  # levels; a still truth has none
+            found["warp"] = np.mean(warp) / np.mean(own)
+        if events:
+            error, usual = np.array(events).T
+            found |= {"event": error.sum() / usual.sum(), "worst": (error / usual).max()}
+        return {name: float(value) for name, value in found.items()}
+
+    def distance(self, ours: Sequence[Picture]) -> float:
+        """Average LPIPS over every second frame."""
+        found = []
+        with torch.inference_mode():
+            for i in range(LEARNING, len(ours), 2):
+                a, b = (self.lpips.features(to_tensor([p[i]])) for p in (ours, self.clip.truth))
+                found.append(self.lpips.distance(a, b).item())
+        return float(np.mean(found))
 
 
 def main() -> None:
-    parser = option_parser(__doc__, data=False)
-    parser.add_argument("portraits", type=Path, nargs="*", help="512 x 512, face in the middle")
-    parser.add_argument("--frames", type=int, default=24)
-    parser.add_argument("--estimate", action="store_true", help="estimate the motion")
-    parser.add_argument("--lpips-weights", type=Path, help="folder; else downloaded")
+    parser = option_parser(__doc__)
+    parser.add_argument("--portraits", nargs="+", default=["interfaces_006", "canada_056f"])
+    parser.add_argument("--clips", nargs="+", help="only clips with one of these words")
+    parser.add_argument("--pictures", type=Path, help="folder for frames of every row")
     arguments = parser.parse_args()
     keep_freed_memory()
     restorer = load_restorer(arguments.model)
-    lpips = FromAnyPixel(load_lpips("alex", arguments.lpips_weights))
-    path = CameraPath((256, 256), zoom=1.1)
-    portraits = {p.stem: (read_picture(p), path) for p in arguments.portraits}
-    portraits = portraits or {"astronaut": (astronaut(), CameraPath((226, 163), zoom=1.75))}
-    print(
-        f"{'portrait':20} {'splats':9} {'true':>5} {'input':>6} {'alone':>6} {'steady':>6}", end=""
-    )
-    print(f" {'change':>7} {'of excess':>9} {'LPIPS':>7} {'PSNR':>9} lag")
-    for name, (picture, path) in portraits.items():
-        for kind, trembling in KINDS.items():
-            frames, truth = clip(picture, path, trembling, arguments.frames)
-            figures = judge(restorer, lpips, frames, truth, estimate=arguments.estimate)
-            print(f"{name[:20]:20} {kind:9} {report(figures)}", flush=True)
+    lpips = load_lpips("alex", arguments.lpips_weights)
+    columns = ("warp", "change", "LPIPS", "fine", "of alone", "PSNR", "event", "worst", "lag")
+    print(f"{'':26} {'':18} " + " ".join(f"{name:>8}" for name in columns))
+    for name, make in clips(arguments.data, arguments.portraits):
+        if arguments.clips and not any(word in name for word in arguments.clips):
+            continue
+        judge = Judge(make(), lpips)
+        shown = {
+            row: [answer(frame).color for frame in judge.clip.frames]
+            for row, answer in ways(restorer).items()
+        }
+        for row, pictures in shown.items():
+            found = judge(pictures, shown["alone"])
+            values = " ".join(f"{found[c]:8.3f}" if c in found else f"{'':8}" for c in columns)
+            print(f"{name:26} {row:18} {values}", flush=True)
+        if arguments.pictures:
+            write(arguments.pictures, name, [*shown.values(), judge.clip.truth])
 
 
-def clip(
-    picture: Picture, path: CameraPath, trembling: Flicker, count: int
-) -> tuple[list[Frame], torch.Tensor]:
-    """Render frames with exact motion, and the true ones (n, 3, h, w)."""
-    whole, generator = to_tensor([picture]), torch.Generator().manual_seed(0)
-    gaussians = place(whole, DAMAGE, generator)
-    views = [path.at(i / LOOP, SIDE) for i in range(count)]
-    steps = [torch.zeros(1, 2, SIDE, SIDE), *(view_flow(b, a, SIDE) for a, b in pairwise(views))]
-    frames, truth = [], []
-    for view, step in zip(views, steps, strict=True):
-        shown = move(flicker(gaussians, trembling, generator), view, SIDE)
-        color, total, _ = rasterize(shown, (SIDE, SIDE))
-        clean = look(whole, view, SIDE)
-        splatted = normalize(color, total, clean).clamp(0, 1)
-        motion = step[0].permute(1, 2, 0).numpy()
-        frames.append(Frame(color=from_tensor(splatted, np.uint8)[0], motion=motion))
-        truth.append(clean)
-    return frames, torch.cat(truth)
+def write(folder: Path, name: str, rows: Sequence[Sequence[Picture]]) -> None:
+    """Write every second frame of an event, all rows side by side, and the truth."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(10, 20, 2):
+        strip = np.hstack([row[index] for row in rows])
+        path = folder / f"{name.replace(' ', '_').replace(',', '')}_{index}.png"
+        cv2.imwrite(str(path), strip[..., ::-1])
 
 
-def judge(
-    restorer: Restorer,
-    lpips: Perceptual,
-    frames: list[Frame],
-    truth: torch.Tensor,
-    *,
-    estimate: bool,
-) -> dict[str, dict[str, float]]:
-    given = [replace(frame, motion=None) for frame in frames] if estimate else frames
-    clips = {
-        "input": frames,
-        "alone": [restore_frames(restorer, [frame])[0] for frame in frames],
-        "steady": Stream(restorer).restore(given),
-    }
-    measures = TemporalMeasures(
-        ["true", *clips], guide="true", truth=True, flow=load_flow("dis"), perceptual=lpips
-    )
-    for index in range(LEARNING, len(frames)):
-        shown = {name: to_tensor([c[index].color])[0] for name, c in clips.items()}
-        motion = torch.from_numpy(frames[index].motion).permute(2, 0, 1)
-        measures.add({"true": truth[index], **shown}, flow=motion)
-    return {name: dict(found.figures) for name, found in measures.result().items()}
+def moved(picture: Float, flow: Float, how: int = cv2.INTER_LINEAR) -> Float:
+    """Warp (h, w, ...) along backward flow (h, w, 2)."""
+    y, x = np.mgrid[: flow.shape[0], : flow.shape[1]].astype(np.float32)
+    there = np.stack([x, y], -1) + flow
+    return cv2.remap(picture, there, None, how, borderMode=cv2.BORDER_REPLICATE)
 
 
-def report(figures: dict[str, dict[str, float]]) -> str:
-    errors = {name: 255 * found["warping_error"] for name, found in figures.items()}
-    alone, steady = figures["alone"], figures["steady"]
-    row = f"{errors['true']:5.2f} {errors['input']:6.2f}"
-    row += f" {errors['alone']:6.2f} {errors['steady']:6.2f}"
-    row += f" {errors['steady'] / errors['alone'] - 1:+7.1%}"
-    excess = errors["alone"] - errors["true"]
-    known = excess > 0.1 * errors["true"]  # the share of a tiny excess is meaningless
-    spared = (errors["steady"] - errors["alone"]) / excess if known else None
-    row += f" {'none' if spared is None else f'{spared:+.0%}':>9}"
-    row += (
-        f" {steady['lpips'] / alone['lpips'] - 1:+7.1%} {steady['psnr'] - alone['psnr']:+6.2f} dB"
-    )
-    return f"{row} {steady['lag']:3.0f}"
+def _levels(picture: Picture) -> Float:
+    return picture.astype(np.float32) / 255
+
+
+def _gray(picture: Picture) -> Picture:
+    return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+
+
+def _changed(before: Picture, now: Picture) -> NDArray[np.uint8]:
+    return (np.abs(now.astype(int) - before).max(-1) > 40).astype(np.uint8)
+
+
+def _fine(picture: Picture) -> Float:
+    gray = _gray(picture).astype(np.float32)
+    return (gray - cv2.blur(gray, (3, 3))) ** 2
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 `stream` restores frames with memory, for files and for live frames. `loss` is the temporal loss of
 training.
 
-motion/      optical flow, warping, occlusion, cuts
-stabilizer/  one step: a residual fused with the last one
-planes/      compiled arithmetic on float planes
+motion/      optical flow, warping, occlusion
+stabilizer/  two memories: of the input, and of the residual
 measures/    warping error, flicker, lag, drift, jitter, seams
 """
 
@@ -16,11 +15,10 @@ from splatmend.temporal.motion.validity import (
     alphas_agree,
     depths_agree,
     flows_agree,
-    photometric_weight,
 )
 from splatmend.temporal.motion.warping import warp
-from splatmend.temporal.stabilizer.fusion import TemporalOptions
-from splatmend.temporal.stream import Stream, warm_up
+from splatmend.temporal.options import TemporalOptions
+from splatmend.temporal.stream import Stream
 
 __all__ = [
     "ClipMeasures",
@@ -36,10 +34,8 @@ __all__ = [
     "depths_agree",
     "flows_agree",
     "load_flow",
-    "photometric_weight",
     "self_condition",
     "temporal_difference",
     "temporal_loss",
-    "warm_up",
     "warp",
 ]

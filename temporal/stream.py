@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,36 +18,27 @@ from splatmend.core import (
     RestoreOptions,
     Restorer,
     from_tensor,
-    load_restorer,
+    restore_pixels,
     to_tensor,
 )
 from splatmend.core.references import Guided
 from splatmend.core.references.choice import pack_choice, unpack_choice
 from splatmend.core.restore.frames import LaidOut, as_guide, guide_frame, lay_out, take_back
-from splatmend.temporal.motion.cuts import is_cut
-from splatmend.temporal.motion.flow import FlowEstimator, load_flow, settle
-from splatmend.temporal.planes.operations import Plane
-from splatmend.temporal.stabilizer.fusion import (
-    Past,
-    TemporalOptions,
-    antialias_picture,
-    carry,
-    compare,
-    fuse,
-    revise,
-    trusted,
-)
-from splatmend.temporal.stabilizer.grid_offset import GridOffset, restore_with_offset
-from splatmend.temporal.stabilizer.state import Memory, add_residual, look, place
+from splatmend.temporal.motion.flow import FlowEstimator, load_flow
+from splatmend.temporal.options import TemporalOptions
+from splatmend.temporal.stabilizer.accumulation import accumulate, begin
+from splatmend.temporal.stabilizer.antialiasing import Past, antialias
+from splatmend.temporal.stabilizer.memory import Look, Memory, place, split_colors
+from splatmend.temporal.stabilizer.planes import half, receive, send
 
-__all__ = ["Stream", "warm_up"]
+__all__ = ["Stream"]
 
 Box = tuple[slice, slice]
 State = dict[str, NDArray[Any]]
 
-_FUSED = (
-    "antialiased", "residual", "colors", "residual_colors", "energies", "usual_flicker",
-    "persistence",
+_CPU = torch.device("cpu")
+_PLANES = (
+    "antialiased", "tints", "residual", "energy", "usual_flicker", "age",
 )  # fmt: skip
 
 
@@ -61,9 +51,10 @@ class _Last:
     color: NDArray[Any]
     """The colour of the answer."""
     box: Box
-    """The part of the frame that was restored; `memory` has its size."""
+    """The part of the frame that was restored; the other planes have its size."""
+    shown: Tensor
+    """(3, h, w) on the CPU: the anti-aliased input, from which the next motion is estimated."""
     memory: Memory
-    offset: GridOffset
     repeats: int = 0
     """Number of times in a row that the answer was repeated."""
     choice: Choice = ()
@@ -77,14 +68,17 @@ class Stream:
 
     A stream is causal and its memory bounded: the last frame, its answer and one residual. The
     network sees one frame at a time, so the answers do not depend on how frames are grouped.
-    The network's grid moves along with the picture (temporal/stabilizer/grid_offset.py).
+    The planes of the memory lie where the restorer is. With a GPU each frame needs one transfer in
+    and one out; references need more.
 
-    The memory is reset by a cut, another size, dtype or kind of alpha, another `stream_id`, and a
-    step of `pts` beyond `TemporalOptions.max_gap`. A frame whose visible pixels equal the last
-    one's gets the last answer, without the network. With references, the nearest of them
-    guide each frame and fade into one another. A stream is not for two threads at once.
+    The memory is reset by a cut, but not by a fade; by another size, dtype, kind of alpha or
+    `stream_id`; and by a step of `pts` beyond `TemporalOptions.max_gap`. A frame whose visible
+    pixels equal the last one's gets the last answer, without the network. With references, the
+    nearest of them guide each frame and fade into one another. A stream is not for two threads at
+    once.
 
     >>> import numpy as np
+    >>> from splatmend.core import load_restorer
     >>> stream = Stream(load_restorer("compact", device="cpu"))
     >>> frames = [Frame(color=np.zeros((64, 64, 3), np.uint8), pts=pts) for pts in (0, 40)]
     >>> [answer.pts for answer in stream.restore(frames)]
@@ -106,12 +100,15 @@ class Stream:
         self._temporal = temporal_options or TemporalOptions()
         self.flow: FlowEstimator = load_flow(self._temporal.flow, device=restorer.device)
         """Estimator of motion for frames that carry none."""
+        kind = restorer.device.type
+        self._home = restorer.device if kind in ("cpu", "cuda") else _CPU
         self._last: _Last | None = None
 
     def reset(self) -> None:
         """Clear the memory; the next frame is restored by itself."""
         self._last = None
 
+    @torch.inference_mode()
     def restore(self, frames: Sequence[Frame]) -> list[Frame]:
         """Restore frames in the order of the stream; planes other than colour pass through.
 
@@ -131,15 +128,14 @@ class Stream:
         frame, pts = last.frame, last.frame.pts
         planes = {"alpha": frame.alpha, "depth": frame.depth}
         premultiplied = frame.alpha_kind == "premultiplied"
-        flags = (pts is not None, pts or 0, premultiplied, last.settled)
-        numbers = [last.memory.age, last.repeats, *flags]
+        numbers = [last.repeats, pts is not None, pts or 0, premultiplied, last.settled]
         state = {
             "input": frame.color,
             **{name: plane for name, plane in planes.items() if plane is not None},
             "output": last.color,
-            **{name: getattr(last.memory, name) for name in _FUSED},
+            "shown": last.shown.numpy(),
+            **{name: getattr(last.memory, name).cpu().numpy() for name in _PLANES},
             "numbers": np.array(numbers, np.int64),
-            "anchor": np.array([last.offset.right, last.offset.down]),
             **pack_choice(last.choice),
             "stream_id": np.array(frame.stream_id),
         }
@@ -155,7 +151,7 @@ class Stream:
         if not state:
             return
         try:
-            self._last = _last_of(state, self._restore, self._restorer.device)
+            self._last = _last_of(state, self._restore, self._home)
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise InputError(
                 f"this is not the state of a stream ({error!r}): pass the result of export_state"
@@ -171,48 +167,69 @@ class Stream:
         settled = last is not None and last.settled
         if last is not None and still and settled and last.repeats + 1 < self._temporal.refresh:
             return self._repeat(frame, last)
-        laid_out = lay_out(frame, self._restore, self._restorer.device)
+        laid_out = lay_out(frame, self._restore, _CPU)
         if laid_out is None:  # nothing is visible, so there is nothing to remember
             self.reset()
             return frame
-        own, age = _own(frame), 0 if last is None else last.memory.age + 1
-        box, seen = laid_out.box, _look(own, laid_out, age)
-        before = self._before(last, box)
-        motion = None if before is None or still else self._motion(frame, box, before, seen)
-        offset = GridOffset() if last is None else last.offset
-        if before is not None and motion is not None and self._temporal.anchor:
-            offset = offset.along(motion, before.residual, self._restorer.traits.multiple)
-        guided = self._guided(frame, laid_out, last)
-        # a GPU starts here and works while the picture is compared with the last one
-        restored = self._pass(laid_out, offset, frame.size, guided)
-        estimated = frame.motion is None
-        past = None if before is None else self._look_back(before, motion, seen, estimated)
-        began = last is None or (offset == GridOffset() and not last.choice)
-        if past is None and not began:  # a cut resets the memory
-            offset = GridOffset()
-            guided = self._guided(frame, laid_out, None)
-            restored = self._pass(laid_out, offset, frame.size, guided)
-        picture = _pixels(restored)
-        memory = add_residual(seen, picture)
-        if past is not None:
-            fresh, memory = memory, fuse(memory, past, self._temporal)
-            revised = torch.from_numpy(revise(picture, fresh, memory)).permute(2, 0, 1)[None]
-            restored = _between(revised.to(restored.device), restored, guided)
-        answer = take_back(frame, laid_out, restored)
-        # a network that overflows once must not spoil the rest of the stream
-        sound = np.isfinite(cv2.norm(memory.residual))
-        color, choice = answer.color.copy(), self._chosen(guided)
+        before = self._before(last, laid_out.box)
+        motion = None
+        if before is not None:
+            motion = self._motion(frame, laid_out, before[1], still=still)
+        rgb, now, moved = self._sent(frame, laid_out, motion)
+        past, antialiased = None, rgb
+        if before is not None and moved is not None:
+            past, antialiased = antialias(
+                before[0], moved, rgb, now,
+                gain=self._temporal.input_gain, tolerance=self._temporal.tolerance,
+            )  # fmt: skip
+        guided = self._guided(frame, laid_out, antialiased, last, past)
+        answer = self._restored(antialiased, frame.size, guided)
+        if past is None:
+            memory = begin(rgb, now, answer)
+        else:
+            memory, answer = self._accumulated(past, antialiased, now, answer, guided)
+        answer, antialiased = receive(answer, antialiased)
+        result = take_back(frame, laid_out, answer[None])
         settled = guided is None or guided.stays
-        kept = _Last(own, color, box, memory, offset, choice=choice, settled=settled)
-        self._last = kept if sound else None
-        return answer
+        self._last = _Last(
+            _own(frame), result.color.copy(), laid_out.box,
+            antialiased, memory,
+            choice=self._chosen(guided), settled=settled,
+        )  # fmt: skip
+        return result
 
-    def _guided(self, frame: Frame, laid_out: LaidOut, last: _Last | None) -> Guided | None:
-        """Guide a picture by the references, starting from the choice for the last one."""
+    def _sent(
+        self, frame: Frame, laid_out: LaidOut, motion: NDArray[np.float32] | None
+    ) -> tuple[Tensor, Look, Tensor | None]:
+        """Move the picture, its planes and its motion to the restorer's device, and split it."""
+        box = laid_out.box
+        planes: dict[str, Tensor] = {"rgb": laid_out.rgb[0]}
+        if motion is not None:
+            planes["motion"] = torch.from_numpy(motion)
+        if frame.alpha is not None:
+            planes["alpha"] = to_tensor([frame.alpha[box]])[0]
+        if frame.depth is not None:
+            planes["depth"] = to_tensor([_float32(frame.depth[box])])[0]
+        there = dict(zip(planes, send(*planes.values(), device=self._home), strict=True))
+        brightness, tints = split_colors(there["rgb"])
+        look = Look(brightness, tints, there.get("alpha"), there.get("depth"))
+        return there["rgb"], look, there.get("motion")
+
+    def _guided(
+        self,
+        frame: Frame,
+        laid_out: LaidOut,
+        antialiased: Tensor,
+        last: _Last | None,
+        past: Past | None,
+    ) -> Guided | None:
+        """Guide the anti-aliased picture by the references, going on from the last choice."""
         if self.guide is None:
             return None
-        before = () if last is None else last.choice
-        return guide_frame(self.guide, frame, laid_out, self._restore, before)
+        begins = last is None or (past is not None and bool(past.cut))
+        before = () if begins or last is None else last.choice
+        seen = replace(laid_out, rgb=antialiased[None])
+        return guide_frame(self.guide, frame, seen, self._restore, before)
 
     def _chosen(self, guided: Guided | None) -> Choice:
         """Count a guided frame and return its choice of references."""
@@ -221,43 +238,48 @@ class Stream:
         self.guide.count(guided)
         return guided.choice
 
-    def _pass(
-        self,
-        laid_out: LaidOut,
-        offset: GridOffset,
-        size: tuple[int, int],
-        guided: Guided | None,
-    ) -> Tensor:
+    def _restored(self, rgb: Tensor, size: tuple[int, int], guided: Guided | None) -> Tensor:
+        """Restore a picture (3, h, w) of a frame of `size`."""
         options = self._restore.sized(self._restorer, size)
         guidance = None if guided is None else guided.guidance
-        return restore_with_offset(self._restorer, laid_out.rgb, offset, options, guidance)
+        if guidance is not None:
+            guidance = guidance.map(lambda plane: plane.to(self._restorer.device))
+        seen = rgb[None].to(self._restorer.device)
+        return restore_pixels(self._restorer, seen, options, guidance)[0].to(self._home)
 
-    def _before(self, last: _Last | None, box: Box) -> Memory | None:
-        """Return the last frame's memory, placed in this box; None where it is not used."""
+    def _accumulated(
+        self, past: Past, antialiased: Tensor, now: Look, restored: Tensor, guided: Guided | None
+    ) -> tuple[Memory, Tensor]:
+        """Average the residual with the past's, but not where references are trusted.
+
+        Detail from a reference rests on an alignment that is averaged over frames; averaging it
+        again would only soften it. A key pair's detail lies on the frame's own picture, which may
+        flicker.
+        """
+        fresh = None
+        if guided is not None and not guided.guidance.exact:
+            fresh = half(guided.guidance.confidence[0].float().to(self._home))
+        return accumulate(past, antialiased, now, restored, gain=self._temporal.gain, fresh=fresh)
+
+    def _before(self, last: _Last | None, box: Box) -> tuple[Memory, Tensor] | None:
+        """Return the last memory and picture, placed in this box; None where they are not used."""
         if last is None or self._temporal.gain == self._temporal.input_gain == 0:
             return None
         if last.box == box:
-            return last.memory
-        return place(last.memory, last.box, box, ground=self._restore.matte)
+            return last.memory, last.shown
+        return place(last.memory, last.shown, last.box, box, ground=self._restore.matte)
 
-    def _motion(self, frame: Frame, box: Box, before: Memory, seen: Memory) -> Plane:
+    def _motion(
+        self, frame: Frame, laid_out: LaidOut, shown: Tensor, *, still: bool
+    ) -> NDArray[np.float32]:
         """Return backward flow (h, w, 2) of the box: the renderer's, or an estimate."""
+        if still:
+            return np.zeros((*shown.shape[1:], 2), np.float32)
         if frame.motion is not None:
-            return _float32(frame.motion[box])
-        motion = self.flow.between(before.seen, seen.seen)
-        return settle(motion, before.brightness, seen.brightness)
-
-    def _look_back(
-        self, before: Memory, motion: Plane | None, seen: Memory, estimated: bool
-    ) -> Past | None:
-        """Compare the last memory with the current picture; None after a cut."""
-        carried, between = carry(before, motion)
-        if is_cut(carried.brightness, seen.brightness):
-            return None
-        compared = compare(carried, between, seen)
-        trust = trusted(carried, compared, seen, self._temporal)
-        antialiased = antialias_picture(seen, carried, compared, trust, self._temporal)
-        return Past(antialiased, carried, compared, trust, estimated)
+            return _float32(frame.motion[laid_out.box])
+        opaque = frame.alpha is None and frame.color.dtype == np.uint8
+        picture = frame.color if opaque else from_tensor(laid_out.rgb, np.uint8)[0]
+        return self.flow.between(from_tensor(shown[None], np.uint8)[0], picture)
 
     def _follows(self, frame: Frame, last: Frame) -> bool:
         """Tell by size, kind, `stream_id` and `pts` whether a frame continues the stream."""
@@ -278,21 +300,11 @@ class Stream:
         return frame.with_color(color)
 
 
-def warm_up() -> None:
-    """Compile the code of streams before their first frame.
-
-    This takes about ten seconds once on a machine, and less than one in every later process.
-    """
-    y, x = np.mgrid[:32, :32]
-    pictures = [np.stack([4 * x + shift, 4 * y, x + y], -1).astype(np.uint8) for shift in (0, 4)]
-    Stream(load_restorer("copy", device="cpu")).restore([Frame(color=p) for p in pictures])
-
-
 def _last_of(
     state: Mapping[str, NDArray[Any]], options: RestoreOptions, device: torch.device
 ) -> _Last:
     """Invert `Stream.export_state`; the remaining planes are computed from the frame."""
-    age, repeats, has_pts, pts, premultiplied, settled = (int(n) for n in state["numbers"])
+    repeats, has_pts, pts, premultiplied, settled = (int(n) for n in state["numbers"])
     frame = Frame(
         color=state["input"].copy(),
         alpha=state["alpha"].copy() if "alpha" in state else None,
@@ -301,29 +313,23 @@ def _last_of(
         pts=pts if has_pts else None,
         stream_id=str(state["stream_id"]),
     )
-    laid_out = lay_out(frame, options, device)
+    laid_out = lay_out(frame, options, _CPU)
     if laid_out is None:
         raise ValueError("nothing visible")
-    memory = _look(frame, laid_out, age)
-    fused: dict[str, Any] = {name: state[name].copy() for name in _FUSED}
-    if any(plane.shape != getattr(memory, name).shape for name, plane in fused.items()):
+    box = laid_out.box
+    alpha = None if frame.alpha is None else to_tensor([frame.alpha[box]])[0].to(device)
+    depth = None if frame.depth is None else to_tensor([_float32(frame.depth[box])])[0].to(device)
+    rgb = laid_out.rgb[0].to(device)
+    look = Look(*split_colors(rgb), alpha, depth)
+    expected = begin(rgb, look, rgb)
+    planes = {name: torch.from_numpy(np.array(state[name])).to(device) for name in _PLANES}
+    if any(plane.shape != getattr(expected, name).shape for name, plane in planes.items()):
         raise ValueError("planes of several sizes")
-    memory = replace(memory, **fused)
-    offset = GridOffset(*(int(n) for n in state["anchor"]))
-    choice = unpack_choice(state)
-    output, box = state["output"].copy(), laid_out.box
-    return _Last(frame, output, box, memory, offset, repeats, choice, bool(settled))
-
-
-def _between(revised: Tensor, restored: Tensor, guided: Guided | None) -> Tensor:
-    """Return the stabilised picture, but the restored one where references are trusted.
-
-    Detail from a reference rests on an alignment that is averaged over frames; the stabiliser
-    would only soften it. A key pair's detail lies on the frame's own picture, which may flicker.
-    """
-    if guided is None or guided.guidance.exact:
-        return revised
-    return torch.lerp(revised, restored, guided.guidance.confidence.to(revised.dtype))
+    return _Last(
+        frame, state["output"].copy(), box, torch.from_numpy(np.array(state["shown"])),
+        Memory(look, **planes),
+        repeats, unpack_choice(state), bool(settled),
+    )  # fmt: skip
 
 
 def _looks_same(frame: Frame, last: _Last) -> bool:
@@ -335,25 +341,10 @@ def _looks_same(frame: Frame, last: _Last) -> bool:
     return all(np.array_equal(a[::16], b[::16]) and np.array_equal(a, b) for a, b in pairs)
 
 
-def _look(frame: Frame, laid_out: LaidOut, age: int) -> Memory:
-    """Make the memory of a frame's picture; `frame` must be the stream's own copy."""
-    box = laid_out.box
-    opaque = frame.alpha is None and frame.color.dtype == np.uint8
-    seen = frame.color if opaque else from_tensor(laid_out.rgb, np.uint8)[0]
-    alpha = None if frame.alpha is None else _pixels(to_tensor([frame.alpha[box]]))
-    depth = None if frame.depth is None else frame.depth[box]
-    return look(seen, _pixels(laid_out.rgb), alpha=alpha, depth=depth, age=age)
-
-
 def _own(frame: Frame) -> Frame:
     """Copy the kept planes: a renderer may reuse its buffers for the next frame."""
     alpha, depth = (None if p is None else p.copy() for p in (frame.alpha, frame.depth))
     return replace(frame, color=frame.color.copy(), alpha=alpha, depth=depth, motion=None)
-
-
-def _pixels(picture: Tensor) -> NDArray[np.float32]:
-    """Convert (1, c, h, w) on any device to (h, w, c) float32, or (h, w) where c is 1."""
-    return from_tensor(picture, np.float32)[0]
 
 
 def _float32(motion: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torchvision.models import alexnet, vgg16
 
 from splatmend.core import CheckpointHeader, Compact, CompactConfig, save_checkpoint
-from splatmend.temporal import warm_up
 
 # SD-Turbo in miniature: its layout, its block types, a few random channels
 TINY_UNET: dict[str, Any] = {
@@ -35,12 +34,6 @@ TINY_VAE: dict[str, Any] = {
     "norm_num_groups": 4,
     "sample_size": 64,
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compiled_once() -> None:
-    """A fresh checkout compiles for some ten seconds, which no test's time limit should pay."""
-    warm_up()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

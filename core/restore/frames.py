@@ -158,6 +158,7 @@ def guide_frame(
         return guide_picture(guide, laid_out.rgb, before)
     whole = (slice(0, frame.size[0]), slice(0, frame.size[1]))
     shown = _on_matte(frame, whole, options, torch.device("cpu"))
+    shown[..., *laid_out.box] = laid_out.rgb.to("cpu")
     guided = guide_picture(guide, shown, before, subject=laid_out.box)
     device, part = laid_out.rgb.device, (..., *laid_out.box)
     return _mapped(guided, lambda plane: plane[part].to(device))

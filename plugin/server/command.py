@@ -38,7 +38,7 @@ from splatmend.plugin.server.server import Server, ServerOptions
 from splatmend.plugin.server.sessions import Policy
 from splatmend.plugin.server.stats import Figures, MetricsEndpoint
 from splatmend.plugin.server.workers import Engine, engine_of
-from splatmend.temporal import Stream, warm_up
+from splatmend.temporal import Stream
 
 __all__ = [
     "Network",
@@ -199,8 +199,6 @@ def engines_of(config: ServeConfig) -> list[Engine]:
         color_lock=config.processing.color_lock,
         magnify=config.processing.magnify,
     )
-    if config.temporal:
-        warm_up()
     return [
         engine_of(
             load_restorer(

@@ -4,15 +4,13 @@
 motion. `cuts` finds the ends of scenes.
 """
 
-from splatmend.temporal.motion.cuts import is_cut
 from splatmend.temporal.motion.flow import DisFlow, FlowEstimator, RaftFlow, load_flow
 from splatmend.temporal.motion.validity import (
     alphas_agree,
     depths_agree,
     flows_agree,
-    photometric_weight,
 )
-from splatmend.temporal.motion.warping import sample_array, warp
+from splatmend.temporal.motion.warping import warp
 
 __all__ = [
     "DisFlow",
@@ -21,9 +19,6 @@ __all__ = [
     "alphas_agree",
     "depths_agree",
     "flows_agree",
-    "is_cut",
     "load_flow",
-    "photometric_weight",
-    "sample_array",
     "warp",
 ]

@@ -16,15 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from splatmend.core import CheckpointError, InputError, from_tensor, pad_to_multiple, to_tensor
-from splatmend.temporal.motion.warping import sample_array
-from splatmend.temporal.planes.operations import aim, around, difference, rest
 
-__all__ = ["DisFlow", "FlowEstimator", "RaftFlow", "load_flow", "settle"]
+__all__ = ["DisFlow", "FlowEstimator", "RaftFlow", "load_flow"]
 
 Picture = NDArray[np.uint8]
 
 _DIS_SIDE = 96  # OpenCV's coarse scales go wrong, or crash, on pictures with a shorter side
-_SLOW = 1.0  # pixels; further away, smooth parts look alike by chance
 _RAFT_SIDE = 128  # the smallest that leaves its correlation pyramid four levels
 
 
@@ -169,20 +166,6 @@ def load_flow(spec: str, *, device: torch.device | str = "cpu") -> FlowEstimator
     raise InputError(
         f"no motion estimator {spec!r}: use dis, dis-fast, or raft:FILE (torchvision's weights)"
     )
-
-
-def settle(
-    motion: NDArray[np.float32], previous: NDArray[np.float32], current: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Set an estimate (h, w, 2) to 0 wherever no motion explains the picture as well.
-
-    Estimates tremble by fractions of a pixel where nothing moves. That blurs every plane that is
-    moved along them again and again. `previous` and `current` are brightness, (h, w) in [0, 1].
-    """
-    moved, settled = sample_array(previous, aim(motion)), motion.copy()
-    here, there = (around(difference(current, p)[1]) for p in (previous, moved))
-    rest(settled, here, there, _SLOW)
-    return settled
 
 
 def _check_pair(previous: Tensor, current: Tensor) -> None:

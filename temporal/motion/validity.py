@@ -1,14 +1,13 @@
-"""Validity of motion: four checks, each (n, 1, h, w), to be multiplied.
+"""Validity of motion: three checks, to be multiplied.
 
 "Warped" planes are the last frame's after `warp` with the backward flow.
 """
 
-import torch
 from torch import Tensor
 
 from splatmend.temporal.motion.warping import warp
 
-__all__ = ["alphas_agree", "depths_agree", "flows_agree", "photometric_weight"]
+__all__ = ["alphas_agree", "depths_agree", "flows_agree"]
 
 
 def flows_agree(
@@ -32,20 +31,6 @@ def flows_agree(
     error = (backward + back).square().sum(1, keepdim=True)
     size = (backward.square() + back.square()).sum(1, keepdim=True)
     return (error < relative * size + absolute) & inside
-
-
-def photometric_weight(warped: Tensor, picture: Tensor, *, tolerance: float = 0.05) -> Tensor:
-    """Return exp(-d / tolerance), d the largest difference of a channel.
-
-    Args:
-        warped: (n, c, h, w) in [0, 1].
-        picture: (n, c, h, w) in [0, 1].
-        tolerance: Difference at which the weight has fallen to 1/e.
-
-    Returns:
-        (n, 1, h, w) in (0, 1], 1 where both are equal.
-    """
-    return torch.exp((warped - picture).abs().amax(1, keepdim=True) / -tolerance)
 
 
 def depths_agree(warped: Tensor, depth: Tensor, *, tolerance: float = 0.05) -> Tensor:

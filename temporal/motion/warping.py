@@ -5,19 +5,15 @@ Motion is backward flow everywhere in this package: `flow[:, :, y, x]` is the pl
 (right), channel 1 is y (down). An object that moved 3 pixels to the right has flow (-3, 0).
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Literal
 
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from splatmend.core import InputError
 
-__all__ = ["sample_array", "warp"]
+__all__ = ["warp"]
 
 
 def warp(
@@ -62,31 +58,3 @@ def warp(
     # normalised coordinates are rounded, which must not change a still picture
     still = (motion == 0).all(1, keepdim=True)
     return torch.where(still, picture, sampled), inside[:, None]
-
-
-def sample_array(
-    plane: NDArray[Any],
-    source: NDArray[np.float32],
-    *,
-    beyond: Sequence[float] | None = None,
-    cubic: bool = False,
-) -> NDArray[Any]:
-    """Warp an array on the CPU like `warp`, several times faster.
-
-    Args:
-        plane: (h, w) or (h, w, c) with up to 4 channels, uint8 or float32; 4 are as fast as 1.
-        source: Result of `aim` (operations.py) for the motion, shared by planes that move alike.
-        beyond: Value beyond the border for each channel; None repeats the last pixels. Motion
-            that is not finite points beyond the border.
-        cubic: Bicubic (OpenCV's, a = -0.75), at three times the cost of bilinear.
-
-    Returns:
-        The warped plane, same shape and dtype.
-    """
-    border = cv2.BORDER_REPLICATE if beyond is None else cv2.BORDER_CONSTANT
-    sampling = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
-    nothing: Any = None  # OpenCV's types do not allow None for the second map
-    return cast(
-        NDArray[Any],
-        cv2.remap(plane, source, nothing, sampling, borderMode=border, borderValue=beyond or (0,)),
-    )

@@ -1,11 +1,13 @@
 """The temporal stabiliser, which removes flicker from restored frames.
 
-`fusion` mixes a residual with the last one, kept in `state`. `flicker` tells flicker from change.
-`antialiasing` filters the input over time, and `grid_offset` moves the network's grid along.
+It has two memories along the motion, under one confidence. `antialiasing` averages the input before
+the restorer sees it, and `accumulation` averages the residual that the restorer adds. `confidence`
+tells flicker and light from new content. `memory` is the state, and `planes` the arithmetic, on
+the CPU or where the restorer is.
 """
 
-from splatmend.temporal.stabilizer.fusion import TemporalOptions
-from splatmend.temporal.stabilizer.grid_offset import GridOffset, restore_with_offset
-from splatmend.temporal.stabilizer.state import Memory
+from splatmend.temporal.stabilizer.accumulation import accumulate, begin
+from splatmend.temporal.stabilizer.antialiasing import Past, antialias
+from splatmend.temporal.stabilizer.memory import Look, Memory, place, split_colors
 
-__all__ = ["GridOffset", "Memory", "TemporalOptions", "restore_with_offset"]
+__all__ = ["Look", "Memory", "Past", "accumulate", "antialias", "begin", "place", "split_colors"]

@@ -1,11 +1,7 @@
 """A restorer with memory: the same for any grouping, causal, bounded, and never lagging."""
 
 import io
-import os
-import subprocess
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,15 +13,12 @@ from splatmend.core import (
     InputError,
     RestoreOptions,
     available_restorers,
-    from_tensor,
     load_restorer,
     restore_frames,
-    to_tensor,
 )
-from splatmend.temporal import Stream, TemporalOptions
-from splatmend.temporal.stabilizer.grid_offset import GridOffset, restore_with_offset
+from splatmend.temporal import Stream
 
-from streams import SIZE, Flickering, alpha_clip, clip, colors, flicker, stream, texture
+from streams import SIZE, Flickering, Sharpening, alpha_clip, clip, colors, flicker, stream, texture
 
 
 @pytest.mark.parametrize("motion", [True, False], ids=["supplied", "estimated"])
@@ -139,14 +132,19 @@ def test_motion_may_be_of_any_float_type(dtype):
 
 
 def test_motion_that_is_not_finite_counts_as_none():
-    frames = clip(3)
-    broken = frames[1].motion.copy()
-    broken[10:20], broken[30:40] = np.nan, np.inf
-    frames[1] = Frame(color=frames[1].color, motion=broken, pts=1)
-    alone = restore_frames(Flickering(), frames)[1].color
-    answer = stream().restore(frames)[1].color
-    assert np.abs(answer[12:18].astype(int) - alone[12:18]).max() <= 1
+    frames = [Frame(color=noisy(f.color, i), motion=f.motion) for i, f in enumerate(clip(8))]
+    broken = frames[7].motion.copy()
+    broken[10:26], broken[30:40] = np.nan, np.inf
+    frames[7] = Frame(color=frames[7].color, motion=broken)
+    alone = restore_frames(Sharpening(), frames)[7].color
+    answer = stream(Sharpening()).restore(frames)[7].color
+    assert np.abs(answer[16:20].astype(int) - alone[16:20]).max() <= 1
     assert np.abs(answer[60:].astype(int) - alone[60:]).max() > 3
+
+
+def noisy(color, seed):
+    grain = np.random.default_rng(seed).normal(0, 3, color.shape)
+    return np.clip(color + grain, 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -181,8 +179,14 @@ def test_a_local_change_is_followed_at_once(moves, options):
         slice(rows.start + 4, rows.stop - 4),
         slice(columns.start + 4, columns.stop - 4),
     )
-    step = np.abs(steady[4].color[inner].astype(float) - alone[4].color[inner]).mean()
-    assert step < 0.35 * np.abs(alone[4].color[inner].astype(float) - inputs[4].color[inner]).mean()
+    # a restorer whose answer at a place depends on what is near: it is the frame's own
+    alone = restore_frames(Sharpening(), inputs)
+    steady = stream(Sharpening(), **options).restore(inputs)
+    step, residual = (
+        np.abs(a[4].color[inner].astype(float) - alone[4].color[inner]).mean()
+        for a in (steady, inputs)
+    )
+    assert step < 0.35 * residual
 
 
 def test_flicker_of_the_input_itself_falls_without_ghosting():
@@ -208,7 +212,7 @@ def test_flicker_of_the_input_itself_falls_without_ghosting():
         assert np.abs(answer.color - ranged).mean() < 0.5
 
 
-def test_nothing_outlives_its_age():
+def test_a_glitch_of_the_network_fades():
     class Glitch(Flickering):
         """Restores its first frame to something else."""
 
@@ -222,13 +226,12 @@ def test_nothing_outlives_its_age():
         restorer = Glitch()
         restorer.broken = broken
         frames = clip(24)
-        frames = [f for f in [*frames, *frames[::-1][1:]] for _ in range(1)]
-        answers.append(stream(restorer, gain=0.99, max_age=8).restore(frames))
+        answers.append(stream(restorer).restore([*frames, *frames[::-1][1:]]))
     first, last = (
         np.abs(answers[0][i].color.astype(float) - answers[1][i].color).mean() for i in (0, -1)
     )
     assert first > 10
-    assert last < 0.05
+    assert last < 0.05 * first
 
 
 def test_a_network_that_overflows_once_spoils_one_frame():
@@ -271,15 +274,8 @@ def test_every_restorer_takes_part(name):
     answers = Stream(restorer).restore(frames)
     alone = restore_frames_one_by_one(restorer, frames)
     assert np.array_equal(answers[0].color, alone[0].color)
-    # flicker falls, but the picture stays the restorer's own on a grid moved along
-    rgb, below = to_tensor([frames[2].color]), restorer.traits.multiple
-    offset = GridOffset(4 % below, 2 % below)
-    moved = restore_with_offset(restorer, rgb, offset, RestoreOptions())
-    (moved,) = from_tensor(moved, np.uint8)
-    assert np.abs(answers[2].color.astype(int) - moved).mean() < 2
-    if name == "copy":
-        options = TemporalOptions(input_gain=0)
-        assert colors(Stream(restorer, None, options).restore(frames)) == colors(frames)
+    # flicker falls, but the picture stays the restorer's own
+    assert np.abs(answers[2].color.astype(int) - alone[2].color).mean() < 2
 
 
 def restore_frames_one_by_one(restorer, frames):
@@ -301,32 +297,3 @@ def test_strength_zero_and_gain_zero():
     forgetful = stream(gain=0, input_gain=0)
     alone = restore_frames_one_by_one(Flickering(), frames)
     assert colors(forgetful.restore(frames)) == colors(alone)
-
-
-@pytest.mark.slow
-def test_after_warming_up_nothing_is_left_to_compile():
-    # in a process of its own: this one has compiled before
-    script = """
-import numba
-from streams import clip, stream
-from splatmend.temporal.planes import kernels
-from splatmend.temporal.stabilizer import flicker
-from splatmend.temporal import warm_up
-
-def compiled():
-    loops = [f for n, f in vars(kernels).items() if n.endswith("_rows")]
-    formulas = [f for f in vars(flicker).values() if isinstance(f, numba.np.ufunc.dufunc.DUFunc)]
-    assert len(loops) > 10 and len(formulas) > 4
-    return [len(f.signatures) for f in loops] + [len(f.types) for f in formulas]
-
-assert not any(compiled())
-warm_up()
-before = compiled()
-assert all(before), before
-for motion in (True, False):
-    stream().restore(clip(4, motion=motion))
-assert compiled() == before
-"""
-    support = Path(__file__).parents[1] / "support"
-    environment = os.environ | {"PYTHONPATH": str(support)}
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment)

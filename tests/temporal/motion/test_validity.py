@@ -1,8 +1,8 @@
-"""Four checks of motion."""
+"""Three checks of motion."""
 
 import torch
 
-from splatmend.temporal import alphas_agree, depths_agree, flows_agree, photometric_weight
+from splatmend.temporal import alphas_agree, depths_agree, flows_agree
 
 
 def test_flows_agree_except_where_something_came_into_view():
@@ -22,16 +22,6 @@ def test_a_border_that_is_left_does_not_count():
     agree = flows_agree(flow, -flow)
     assert agree[..., 3:, 3:].all()
     assert not agree[..., :3, :].any()
-
-
-def test_photometric_weight_falls_with_the_largest_channel():
-    picture = torch.full((1, 3, 2, 2), 0.5)
-    other = picture.clone()
-    other[0, 1, 0, 0] += 0.1
-    weight = photometric_weight(other, picture, tolerance=0.1)
-    assert weight.shape == (1, 1, 2, 2)
-    assert torch.allclose(weight[0, 0, 0, 0], torch.tensor(-1.0).exp())
-    assert weight[0, 0, 1, 1] == 1
 
 
 def test_depth_and_alpha():

@@ -2,14 +2,11 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
 from splatmend.core import InputError
 from splatmend.temporal import warp
-from splatmend.temporal.motion.warping import sample_array
-from splatmend.temporal.planes.operations import aim
 
 
 def rotation(height, width, degrees, zoom=1.0):
@@ -76,11 +73,6 @@ def test_flow_that_is_not_finite_is_outside_and_harms_nothing():
         warped, inside = warp(torch.rand(1, 3, 6, 6), flow, mode=mode)
         assert warped.isfinite().all()
         assert inside.sum() == 33
-    plane = np.random.default_rng(0).random((6, 6, 3), np.float32)
-    motion = flow[0].permute(1, 2, 0).numpy()
-    assert np.isfinite(sample_array(plane, aim(motion))).all()
-    beyond = (sample_array(plane, aim(motion), beyond=(-1, -1, -1)) == -1).all(-1)
-    assert np.array_equal(~beyond, inside[0, 0])
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
@@ -88,28 +80,6 @@ def test_gradients_reach_picture_and_flow(mode):
     picture = torch.rand(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
     flow = (torch.rand(1, 2, 5, 6, dtype=torch.float64) * 0.6 + 0.2).requires_grad_()
     assert torch.autograd.gradcheck(lambda p, f: warp(p, f, mode=mode)[0], (picture, flow))
-
-
-@pytest.mark.parametrize("size", [(1, 1), (3, 70), (37, 53), (64, 64)])
-def test_arrays_are_warped_like_tensors(size):
-    rng = np.random.default_rng(1)
-    picture = rng.random((*size, 3)).astype(np.float32)
-    motion = rng.normal(0, 4, (*size, 2)).astype(np.float32)
-    motion[: size[0] // 2] = 0
-    flow = torch.from_numpy(motion).permute(2, 0, 1)[None]
-    warped, inside = warp(torch.from_numpy(picture).permute(2, 0, 1)[None], flow)
-    color = sample_array(picture, aim(motion))
-    assert np.allclose(color, warped[0].permute(1, 2, 0), atol=1e-4)
-    assert np.allclose(sample_array(picture[..., 0].copy(), aim(motion)), warped[0, 0], atol=1e-4)
-    in_bytes = sample_array((picture * 255).astype(np.uint8), aim(motion))
-    assert np.abs(in_bytes - 255 * color).max() < 2
-    still = motion[..., 0] == 0
-    assert np.array_equal(color[still], picture[still])
-    marked = sample_array(picture, aim(motion), beyond=(-9, -9, -9))
-    inside = inside[0, 0].numpy()
-    assert np.allclose(marked[inside], color[inside], atol=1e-4)
-    assert (marked[~inside] < color[~inside]).all()
-    assert np.array_equal(marked[still], picture[still])
 
 
 def test_what_does_not_fit_is_refused():
