@@ -34,7 +34,6 @@ from splatmend.temporal.stabilizer.memory import Look, Memory, join_colors
 from splatmend.temporal.stabilizer.planes import (
     half,
     half_positions,
-    inside,
     positions,
     sample,
     whole,
@@ -90,10 +89,7 @@ def antialias(
     places = positions(motion)
     at_half = half_positions(places)
     last = sample(memory.last.brightness, places)
-    alpha, depth = (
-        None if p is None else sample(p, places) for p in (memory.last.alpha, memory.last.depth)
-    )
-    same = known(now, alpha, depth, inside(at_half))
+    same = known(memory.last, now, places, at_half)
     light = fit_light(last, now.brightness, same)
     cut = is_cut(last, now.brightness, light, same)
     alive = (~cut & (memory.age >= 0)).float()

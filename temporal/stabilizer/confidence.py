@@ -24,7 +24,16 @@ from torch import Tensor
 
 from splatmend.temporal.motion.validity import alphas_agree, depths_agree
 from splatmend.temporal.stabilizer.memory import Look
-from splatmend.temporal.stabilizer.planes import box, erode, half, shrink, soften, whole
+from splatmend.temporal.stabilizer.planes import (
+    box,
+    erode,
+    half,
+    inside,
+    sample,
+    shrink,
+    soften,
+    whole,
+)
 
 __all__ = [
     "Light",
@@ -109,20 +118,24 @@ def is_cut(last: Tensor, now: Tensor, light: Light, seen: Tensor) -> Tensor:
     return (error > _CUT * contrast) | (total < 1)
 
 
-def known(now: Look, alpha: Tensor | None, depth: Tensor | None, seen: Tensor) -> Tensor:
+def known(last: Look, now: Look, places: Tensor, at_half: Tensor) -> Tensor:
     """Return 1 where the last picture shows the same surface, else 0: a half plane.
 
+    Alpha on the other side of one half is new, and so is depth that is further apart than a
+    twentieth.
+
     Args:
+        last: The last picture, not moved.
         now: This picture.
-        alpha: The last alpha, moved, (1, h, w); on the other side of one half, it is new.
-        depth: Likewise depth; further apart than a twentieth, it is new.
-        seen: Half plane, 1 where the source lies inside the last picture.
+        places: Where its motion points to, (h, w, 2).
+        at_half: The same for half planes.
     """
-    same = seen
-    if alpha is not None and now.alpha is not None:
-        same = same * _all_of(alphas_agree(alpha, now.alpha))
-    if depth is not None and now.depth is not None:
-        same = same * _all_of(depths_agree(depth, now.depth))
+    same = inside(at_half)
+    for before, after, agree in (
+        (last.alpha, now.alpha, alphas_agree), (last.depth, now.depth, depths_agree),
+    ):  # fmt: skip
+        if before is not None and after is not None:
+            same = same * _all_of(agree(sample(before, places), after))
     # enlarged, a place is a mean with those beside it: they are new too
     return erode(same)
 
