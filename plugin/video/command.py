@@ -107,7 +107,7 @@ class _Span:
 class _Flicker:
     """How --temporal removes flicker."""
 
-    temporal_gain: Annotated[float | None, shown("G", default="0.95")] = None
+    temporal_gain: Annotated[float | None, shown("G", default="0.9")] = None
     """Share of the past in the added detail, 0 to below 1."""
     temporal_input_gain: Annotated[float | None, shown("G", default="0.8")] = None
     """Share of the past in the picture itself, 0 to below 1."""
