@@ -1,10 +1,10 @@
 """Flicker, detail and ghosts with the stabiliser, on clips of known truth (time_clips.py).
 
     python benchmarks/steadiness.py --data DATA --lpips-weights WEIGHTS [--portraits NAME ...]
-        [--clips trembles ...] [--pictures FOLDER]
+        [--clips trembles ...] [--ablate] [--pictures FOLDER]
 
 Each row is a way to restore a clip by compact: the input, each frame alone, forty lines of OpenCV
-(`Plain`), the stabiliser without one of its memories, and the whole. Columns, after the first
+(`Plain`), the stabiliser without one of its ingredients, and the whole. Columns, after the first
 frames, in which the stabiliser learns:
 
     warp    warping error along the motion, over the truth's own
@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -56,6 +58,7 @@ from splatmend.core import (
 from splatmend.core.perceptual.lpips import Lpips, load_lpips
 from splatmend.temporal import Stream, TemporalOptions
 from splatmend.temporal.measures.accumulators import LagMeter
+from splatmend.temporal.stabilizer.confidence import Light
 from splatmend.training import CameraPath
 
 LEARNING, COUNT = 4, 24
@@ -98,21 +101,43 @@ class Plain:
         return frame.with_color(answer)
 
 
-def ways(restorer: Restorer) -> dict[str, Answer]:
+def ways(restorer: Restorer, *, ablate: bool) -> dict[str, Answer]:
     """Name the rows and the calls that restore one frame after the other."""
 
     def stream(**options: float) -> Answer:
         memory = Stream(restorer, None, TemporalOptions(**options))
         return lambda frame: memory.restore([frame])[0]
 
-    return {
+    def without(name: str, substitute: Any) -> Answer:
+        answer = stream()
+
+        def answered(frame: Frame) -> Frame:
+            with patch(f"splatmend.temporal.stabilizer.{name}", substitute):
+                return answer(frame)
+
+        return answered
+
+    rows = {
         "input": lambda frame: frame,
         "alone": lambda frame: restore_frames(restorer, [frame])[0],
         "forty lines": Plain(restorer),
-        "no input memory": stream(input_gain=0),
-        "no residual memory": stream(gain=0),
-        "whole": stream(),
     }
+    if ablate:
+        same = Light(torch.tensor(1.0), torch.tensor(0.0))
+        rows |= {
+            "no input memory": stream(input_gain=0),
+            "no residual memory": stream(gain=0),
+            "no light": without("antialiasing.fit_light", lambda *_: same),
+            "no shadows": without("antialiasing.broad", lambda change, _: 0 * change),
+            "no usual flicker": without("confidence._GATE", 0.0),
+            "no motion share": without("antialiasing.noise_share", lambda usual, *_: 1 + 0 * usual),
+            "no persistence": without(
+                "antialiasing.learn_persistence", lambda *planes: 1 + 0 * planes[-1]
+            ),
+            "no detail back": without("accumulation._MOST", 0.0),
+            "no edges": without("confidence.erode", lambda plane: plane),
+        }
+    return rows | {"whole": stream()}
 
 
 def clips(data: Path, names: Sequence[str]) -> Iterator[tuple[str, Callable[[], Clip]]]:
@@ -223,6 +248,7 @@ def main() -> None:
     parser = option_parser(__doc__)
     parser.add_argument("--portraits", nargs="+", default=["interfaces_006", "canada_056f"])
     parser.add_argument("--clips", nargs="+", help="only clips with one of these words")
+    parser.add_argument("--ablate", action="store_true", help="also leave each ingredient out")
     parser.add_argument("--pictures", type=Path, help="folder for frames of every row")
     arguments = parser.parse_args()
     keep_freed_memory()
@@ -236,7 +262,7 @@ def main() -> None:
         judge = Judge(make(), lpips)
         shown = {
             row: [answer(frame).color for frame in judge.clip.frames]
-            for row, answer in ways(restorer).items()
+            for row, answer in ways(restorer, ablate=arguments.ablate).items()
         }
         for row, pictures in shown.items():
             found = judge(pictures, shown["alone"])

@@ -38,7 +38,8 @@ State = dict[str, NDArray[Any]]
 
 _CPU = torch.device("cpu")
 _PLANES = (
-    "antialiased", "tints", "residual", "energy", "usual_flicker", "age",
+    "antialiased", "tints", "residual", "energy", "usual_flicker", "persistence",
+    "age",
 )  # fmt: skip
 
 
@@ -323,10 +324,12 @@ def _last_of(
     look = Look(*split_colors(rgb), alpha, depth)
     expected = begin(rgb, look, rgb)
     planes = {name: torch.from_numpy(np.array(state[name])).to(device) for name in _PLANES}
-    if any(plane.shape != getattr(expected, name).shape for name, plane in planes.items()):
+    shown = torch.from_numpy(np.array(state["shown"]))
+    sizes = [plane.shape == getattr(expected, name).shape for name, plane in planes.items()]
+    if shown.shape != rgb.shape or not all(sizes):
         raise ValueError("planes of several sizes")
     return _Last(
-        frame, state["output"].copy(), box, torch.from_numpy(np.array(state["shown"])),
+        frame, state["output"].copy(), box, shown,
         Memory(look, **planes),
         repeats, unpack_choice(state), bool(settled),
     )  # fmt: skip

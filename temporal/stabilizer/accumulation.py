@@ -40,6 +40,7 @@ def begin(rgb: Tensor, now: Look, restored: Tensor) -> Memory:
         residual=restored - rgb,
         energy=energy,
         usual_flicker=torch.zeros_like(half(now.brightness)),
+        persistence=torch.ones_like(half(now.brightness)),
         age=energy.new_zeros(()),
     )
 
@@ -88,6 +89,7 @@ def accumulate(
         residual=torch.where(sound, residual.add_(step).add_(detail), 0.0),
         energy=torch.where(sound, energy, 0.0),
         usual_flicker=past.usual_flicker,
+        persistence=past.persistence,
         age=torch.where(sound, past.age, -1.0),
     )
     return memory, answer

@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 
 from splatmend.temporal.stabilizer.confidence import (
+    Light,
     broad,
     fit_light,
     flicker,
     is_cut,
     known,
     learn,
+    learn_persistence,
     noise_share,
     trust,
 )
@@ -56,6 +58,8 @@ class Past:
     """(1, h / 4, w / 4): likewise the usual fine energy."""
     usual_flicker: Tensor
     """(1, h / 2, w / 2): learned up to this frame."""
+    persistence: Tensor
+    """(1, h / 2, w / 2) in [0, 1]: likewise."""
     trust: Tensor
     """(1, h / 2, w / 2) in [0, 1]: confidence in the past."""
     age: Tensor
@@ -88,31 +92,67 @@ def antialias(
     """
     places = positions(motion)
     at_half = half_positions(places)
-    last = sample(memory.last.brightness, places)
-    same = known(memory.last, now, places, at_half)
-    light = fit_light(last, now.brightness, same)
-    cut = is_cut(last, now.brightness, light, same)
-    alive = (~cut & (memory.age >= 0)).float()
-    before = sample(memory.usual_flicker, at_half) * light.contrast
-    change = flicker(torch.addcmul(now.brightness, last, light.contrast, value=-1))
-    confidence = trust(change, before, tolerance) * (same * alive)
-    age = (memory.age + 1) * alive
-    usual = learn(change, before, age) * alive
-    share = gain * noise_share(usual, now.brightness, places) * confidence.square().square()
-    history = light.contrast * sample(memory.antialiased, places, cubic=True)
+    seen = _compare(memory, now, places, at_half, tolerance)
+    contrast, offset = seen.light.contrast, seen.light.offset
+    history = contrast * sample(memory.antialiased, places, cubic=True) + offset
+    persistence = learn_persistence(
+        now.brightness - history, seen.difference, seen.before,
+        sample(memory.persistence, at_half),
+    )  # fmt: skip
+    share = gain * noise_share(seen.usual, now.brightness, places) * persistence
+    share *= seen.trust.square().square()
     change_of_bright = _change(now.brightness, history, share)
-    change_of_tints = _change(now.tints, light.contrast * sample(memory.tints, places), share)
+    change_of_tints = _change(now.tints, contrast * sample(memory.tints, places), share)
     past = Past(
         antialiased=now.brightness + change_of_bright,
         tints=now.tints + change_of_tints,
-        residual=sample(memory.residual, places).mul_(light.contrast),
-        energy=light.contrast.square() * sample(memory.energy, half_positions(at_half)),
-        usual_flicker=usual,
-        trust=confidence,
+        residual=sample(memory.residual, places).mul_(contrast),
+        energy=contrast.square() * sample(memory.energy, half_positions(at_half)),
+        usual_flicker=seen.usual,
+        persistence=torch.where(seen.cut, 1.0, persistence),
+        trust=seen.trust,
+        age=seen.age,
+        cut=seen.cut,
+    )
+    return past, join_colors(change_of_bright, change_of_tints).add_(rgb).clamp_(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """The last picture, moved, compared with this one; half planes but for `difference`."""
+
+    light: Light
+    difference: Tensor
+    """(1, h, w): this picture less the last one, relit."""
+    before: Tensor
+    """The usual flicker up to the last frame, relit."""
+    usual: Tensor
+    """The same up to this frame."""
+    trust: Tensor
+    age: Tensor
+    cut: Tensor
+
+
+def _compare(
+    memory: Memory, now: Look, places: Tensor, at_half: Tensor, tolerance: float
+) -> _Compared:
+    last = sample(memory.last.brightness, places)
+    same = known(memory.last, now, places, at_half)
+    light = fit_light(last, now.brightness, same)
+    cut = is_cut(last, now.brightness, light, same) | (memory.age < 0)
+    alive = (~cut).float()
+    difference = now.brightness - light.contrast * last - light.offset
+    before = light.contrast * sample(memory.usual_flicker, at_half)
+    change, age = flicker(difference), (memory.age + 1) * alive
+    return _Compared(
+        light=light,
+        difference=difference,
+        before=before,
+        usual=learn(change, before, age) * alive,
+        trust=trust(change, before, tolerance) * (same * alive),
         age=age,
         cut=cut,
     )
-    return past, join_colors(change_of_bright, change_of_tints).add_(rgb).clamp_(0, 1)
 
 
 def _change(now: Tensor, history: Tensor, gain: Tensor) -> Tensor:

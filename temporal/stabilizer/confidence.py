@@ -1,7 +1,7 @@
 """Confidence in the last frame, and the light that changed since.
 
-The change c at a place is the difference between the last picture, moved, and this one. It has four
-causes:
+The change c at a place is the difference between the last picture, moved, and this one. Its causes
+are:
 
 - Light. One contrast and one offset for the whole picture explain a fade or a flash: `fit_light`.
   A shadow changes its neighbourhood alike: `broad`. Both are applied to the past, so that it
@@ -13,6 +13,10 @@ causes:
 - Motion by fractions of a pixel changes the finest detail by q or more. Averaging there would cost
   detail and remove little flicker. So the past of the picture gets the share
   s = u^4 / (u^4 + q^4).
+- Things slide over one another, as Gaussians do where a head turns. Two frames cannot tell this
+  from flicker; several can. The mean of trembling content is nearer to each frame than the last
+  frame is, and the mean of sliding content is further off. So the past of the picture is kept by
+  its persistence. That falls where, for some frames, the mean has been a fifth further off.
 - The rest is new content, and so is everything whose source lies outside the last picture, or
   differs in alpha or depth.
 """
@@ -43,6 +47,7 @@ __all__ = [
     "is_cut",
     "known",
     "learn",
+    "learn_persistence",
     "noise_share",
     "trust",
 ]
@@ -58,6 +63,10 @@ _MOST = 8 / 255  # stronger flicker is not told from change
 _MOST_SHADOW = 16 / 255  # a larger difference is another object
 _LEARN = 0.15  # share of the newest frame in the usual change
 _NEWS = 1 / 255  # largest excess over the usual change that one frame adds
+_WORSE, _SOFT = 1.2, 0.1  # multiple of the last picture's error at which nothing persists
+_PATIENCE = 0.3  # share of the newest frame in the persistence
+_USUAL = 0.75  # least error of the last picture, as a share of the usual one
+_STEP = 1 / 255  # errors below a step of 8 bits hardly count
 _LEVEL = 0.125 / 255  # change by motion alone anywhere
 _DETAIL = 0.4  # and as a multiple of the finest detail
 _FEW = 1e-3  # keeps 0 / 0 at 0
@@ -173,6 +182,21 @@ def learn(change: Tensor, usual: Tensor, age: Tensor) -> Tensor:
     news = torch.where(age > 1, _NEWS, 1.0)
     share = torch.clamp(1 / age.clamp(min=1), min=_LEARN)
     return usual + share * (torch.minimum(change.clamp(max=_MOST), _GATE * usual + news) - usual)
+
+
+def learn_persistence(mean: Tensor, last: Tensor, usual: Tensor, before: Tensor) -> Tensor:
+    """Update the persistence of the module, in [0, 1], by one frame.
+
+    Args:
+        mean: This picture less the anti-aliased one, moved, (1, h, w).
+        last: This picture less the last one, moved, (1, h, w).
+        usual: The usual change, a half plane. Codecs repeat a block and then replace it.
+        before: The persistence up to the last frame, moved, a half plane.
+    """
+    of_mean = box(half(mean.abs()).clamp_(max=_MOST_SHADOW), _AROUND)
+    of_last = torch.maximum(half(last.abs()), _USUAL * usual).clamp_(max=_MOST_SHADOW)
+    ratio = (of_mean + _STEP) / (box(of_last, _AROUND) + _STEP)
+    return torch.lerp(before, ((_WORSE - ratio) / _SOFT).clamp_(0, 1), _PATIENCE)
 
 
 def noise_share(usual: Tensor, bright: Tensor, places: Tensor) -> Tensor:

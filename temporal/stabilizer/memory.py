@@ -44,6 +44,8 @@ class Memory:
     """(1, h / 4, w / 4): usual fine energy of a frame restored alone."""
     usual_flicker: Tensor
     """(1, h / 2, w / 2) in [0, 1]: usual change of the picture along its motion."""
+    persistence: Tensor
+    """(1, h / 2, w / 2) in [0, 1]: 1 where the anti-aliased picture has stayed right so far."""
     age: Tensor
     """(): frames since the stream or the scene began; below 0 the memory is not to be used."""
 
@@ -110,6 +112,7 @@ def place(
         residual=moved(memory.residual),
         energy=moved(memory.energy, 4),
         usual_flicker=moved(memory.usual_flicker, 2),
+        persistence=moved(memory.persistence, 2, 1.0),
         age=memory.age,
     )
     return moved_memory, picture

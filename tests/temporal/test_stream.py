@@ -98,11 +98,12 @@ def test_what_is_no_state_is_refused():
     state = stream()
     state.restore(clip(2))
     good = state.export_state()
-    for name in ("residual", "input", "numbers", "output"):
+    for name in ("residual", "input", "numbers", "output", "shown", "age"):
         with pytest.raises(InputError, match="not the state of a stream"):
             stream().import_state({k: v for k, v in good.items() if k != name})
-    with pytest.raises(InputError, match="several sizes"):
-        stream().import_state({**good, "residual": good["residual"][1:]})
+    for name in ("residual", "shown", "usual_flicker"):
+        with pytest.raises(InputError, match="several sizes"):
+            stream().import_state({**good, name: good[name][..., 1:]})
 
 
 def test_a_renderer_may_reuse_its_buffers_and_a_caller_draw_on_answers():

@@ -12,6 +12,7 @@ from splatmend.temporal.stabilizer.confidence import (
     is_cut,
     known,
     learn,
+    learn_persistence,
     noise_share,
     trust,
 )
@@ -160,3 +161,17 @@ def test_flicker_is_told_from_motion_between_pixels() -> None:
     assert shares[0] > 0.95
     assert shares[1] > 0.95
     assert shares[2] < 0.05
+
+
+def test_what_trembles_persists_and_what_slides_does_not() -> None:
+    trembling = sliding = torch.ones_like(SEEN)
+    usual = torch.full_like(SEEN, 1 / 255)
+    for index in range(10):
+        # a mean is nearer to the next picture than the last one is
+        mean, last = grain(index, 4), grain(index, 4) - grain(index + 1, 4)
+        trembling = learn_persistence(mean, last, usual, trembling)
+        sliding = learn_persistence(2 * last, last, usual, sliding)
+    assert trembling.min() > 0.99
+    assert sliding.max() < 0.05
+    back = learn_persistence(grain(0, 4), grain(0, 8), usual, sliding)
+    assert 0.2 < back.mean() < 0.4  # it comes back over some frames
