@@ -1,8 +1,8 @@
 """Temporal anti-aliasing of the input: popping splats, changes of their order, noise.
 
 Let x be the input, w its anti-aliased predecessor, moved to this frame and relit, and h a gain for
-each pixel. The gain is the fourth power of the confidence, because a wrong picture is more visible
-than a wrong residual. Then
+each pixel. The gain has the fourth power of the confidence, because a wrong picture is more visible
+than a wrong residual. It also has the share of flicker and the persistence of confidence.py. Then
 
     p = x + h (w - x - broad(w - x)),
 
